@@ -1,0 +1,69 @@
+"""What a run was made of, as JSON: versions, machine, settings."""
+
+import dataclasses
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import diffctl
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+_MOST_NUMBERS = 64
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, Python and what it computes with."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "diffctl": diffctl.__version__,
+        "python": platform.python_version(),
+    } | found
+
+
+def machine() -> dict[str, Any]:
+    """Return the devices that computed."""
+    devices = jax.devices()
+    return {
+        "platform": platform.platform(terse=True),
+        "backend": devices[0].platform,
+        "devices": [device.device_kind for device in devices],
+    }
+
+
+def describe(value: Any) -> Any:
+    """Return an object as JSON: dataclasses by fields, arrays by value if they are small.
+
+    Larger arrays are given by shape and dtype, functions by name.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        inner = {name: describe(v) for name, v in fields.items()}
+        return {"type": type(value).__name__} | inner
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [describe(v) for v in value]
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return _describe_array(value)
+    if isinstance(value, Path):
+        return str(value)
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _describe_array(value: Any) -> Any:
+    is_key = jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if is_key or value.size > _MOST_NUMBERS:
+        return f"{value.dtype}{list(value.shape)}"
+    return np.asarray(value).tolist()

@@ -1,0 +1,145 @@
+"""Tasks and solvers by name: the tables that the command line chooses from.
+
+Sizes of blurs and boxes are those of DPS for 256 x 256 images, scaled with the image,
+but never so small that there is nothing left to do.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from diffctl.cli.tasks import Guidance, Restoration, Task
+from diffctl.core import Solver
+from diffctl.diffusion import ddpm, karras
+from diffctl.operators import (
+    BicubicSuperResolution,
+    Blur,
+    LinearOperator,
+    Mask,
+    gaussian_kernel,
+    motion_kernel,
+)
+from diffctl.solvers import DOC, DPS
+
+Shape = tuple[int, int, int]
+
+
+def _super_resolution(shape: Shape, key: jax.Array) -> LinearOperator:
+    return BicubicSuperResolution.create(shape, 4)
+
+
+def _random_inpainting(shape: Shape, key: jax.Array) -> LinearOperator:
+    return Mask.random(key, shape, drop_fraction=0.92)
+
+
+def _box_inpainting(shape: Shape, key: jax.Array) -> LinearOperator:
+    size = min(shape[:2]) // 2
+    top, left = ((n - size) // 2 for n in shape[:2])
+    return Mask.from_bbox(shape, top=top, left=left, size=size)
+
+
+def _gaussian_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:
+    std = max(3.0 * min(shape[:2]) / 256, 1.5)
+    size = 2 * math.ceil(4 * std) + 1
+    return Blur.create(shape, gaussian_kernel(min(size, _largest(shape)), std))
+
+
+def _motion_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:
+    size = max(61 * min(shape[:2]) // 256, 9)
+    return Blur.create(shape, motion_kernel(key, min(size, _largest(shape)), 0.5))
+
+
+def _largest(shape: Shape) -> int:
+    """Return the largest odd kernel whose reflection fits into the image."""
+    return 2 * (min(shape[:2]) - 1) + 1
+
+
+TASKS: Mapping[str, Task] = {
+    "super_resolution_x4": Restoration(
+        summary="4 times fewer pixels a side, bicubic", operator=_super_resolution
+    ),
+    "random_inpainting": Restoration(
+        summary="92 % of the pixels dropped at random",
+        operator=_random_inpainting,
+        drawn=True,
+    ),
+    "box_inpainting": Restoration(
+        summary="a box of half the image dropped, in the middle",
+        operator=_box_inpainting,
+    ),
+    "gaussian_deblurring": Restoration(
+        summary="Gaussian blur", operator=_gaussian_deblurring
+    ),
+    "motion_deblurring": Restoration(
+        summary="blur of a camera that moves, drawn at random",
+        operator=_motion_deblurring,
+        drawn=True,
+    ),
+    "class_guidance": Guidance(summary="an image of a class, by the digit classifier"),
+}
+
+
+@dataclass(frozen=True)
+class SolverChoice:
+    """A solver with the settings of some source.
+
+    Attributes:
+        summary: one line for the user.
+        build: `build(task name, prior, steps)`; `steps` is None for its own number.
+    """
+
+    summary: str
+    build: Callable[[str, Any, int | None], Solver]
+
+
+def _doc(task: str, prior: Any, steps: int | None) -> Solver:
+    grid = karras(10, sigma_min=0.02, sigma_max=prior.sigma_max)
+    return DOC(grid=grid, num_steps=_positive(steps, 10))
+
+
+def _doc_paper(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(DOC.paper(task), steps)
+
+
+def _doc_released(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(DOC.released_code(task), steps)
+
+
+def _dps(task: str, prior: Any, steps: int | None) -> Solver:
+    num_steps = _positive(steps, 1000)
+    own = TASKS[task].dps_settings
+    if own:
+        return DPS(grid=ddpm(num_steps), **own)
+    return DPS.released_code(task, num_steps=num_steps)
+
+
+def _dps_paper(task: str, prior: Any, steps: int | None) -> Solver:
+    return DPS.paper(task, num_steps=_positive(steps, 1000))
+
+
+def _with_steps(solver: Any, steps: int | None) -> Solver:
+    from dataclasses import replace
+
+    return replace(solver, num_steps=_positive(steps, solver.num_steps))
+
+
+def _positive(steps: int | None, default: int) -> int:
+    if steps is None:
+        return default
+    if steps < 1:
+        raise ValueError(f"--steps is {steps}; expected at least 1.")
+    return steps
+
+
+SOLVERS: Mapping[str, SolverChoice] = {
+    "doc": SolverChoice("Diffusion Optimal Control, chosen by measurement", _doc),
+    "doc_paper": SolverChoice("DOC as in table 2 of the paper", _doc_paper),
+    "doc_released_code": SolverChoice(
+        "DOC as the authors' public code runs by default", _doc_released
+    ),
+    "dps": SolverChoice("DPS as in the authors' configuration files", _dps),
+    "dps_paper": SolverChoice("DPS with the step sizes of the paper", _dps_paper),
+}

@@ -1,0 +1,137 @@
+"""The nouns that every room shares: priors, solvers and what a solve returns."""
+
+import abc
+import enum
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from diffctl.pytree import pytree_dataclass
+
+
+class DiffusionPrior(abc.ABC):
+    """Knowledge about a clean signal, as a denoiser at every noise level.
+
+    Coordinates: `x_sigma = x0 + sigma * eps` with `x0` in [-1, 1]. `shape` is the shape
+    of one example; batches are made by `jax.vmap`.
+    """
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """Return E[x0 | x0 + sigma * eps = x]; `x` (*shape), `sigma` () -> (*shape)."""
+
+
+class LearnedVariancePrior(DiffusionPrior):
+    """A prior whose network also predicts the variance of an ancestral step."""
+
+    @abc.abstractmethod
+    def denoise_with_variance(
+        self, x: jax.Array, sigma: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return `(x0_hat, fraction)`, both (*shape), for one network call.
+
+        `fraction` in [0, 1] interpolates the log variance between the posterior
+        variance (0) and the forward variance (1) of the step.
+        """
+
+
+class ProximalPrior(abc.ABC):
+    """A regulariser R that is known through its proximal map."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def prox(self, x: jax.Array, step: jax.Array) -> jax.Array:
+        """Return argmin_z step * R(z) + |z - x|^2 / 2."""
+
+
+class Status(enum.IntEnum):
+    """Outcome of one example, as stored in `Solution.status`."""
+
+    OK = 0
+    NONFINITE = 1
+
+    @property
+    def meaning(self) -> str:
+        """Explain the code in a sentence."""
+        return {
+            Status.OK: "finished",
+            Status.NONFINITE: "a NaN or infinity appeared; the last finite iterate "
+            "is returned",
+        }[self]
+
+
+@pytree_dataclass
+class Calls:
+    """Network calls per example: forward passes, VJPs and JVPs."""
+
+    fwd: Any = 0
+    vjp: Any = 0
+    jvp: Any = 0
+
+    def __add__(self, other: "Calls") -> "Calls":
+        return jax.tree.map(jnp.add, self, other)
+
+
+@pytree_dataclass
+class StepTrace:
+    """What one solver step reports to the driver."""
+
+    misfit: jax.Array  # () negative log-likelihood of the current clean estimate
+    calls: Calls
+    extra: Any = None  # solver-specific scalars, for `record`
+
+
+@pytree_dataclass
+class Stats:
+    """Costs and progress of a solve, one entry per example under `vmap`."""
+
+    misfit: jax.Array  # (num_steps,)
+    nfe_fwd: jax.Array  # () int32
+    nvjp: jax.Array  # () int32
+    njvp: jax.Array  # () int32
+
+
+@pytree_dataclass
+class Solution:
+    """The result of `solve`."""
+
+    x: jax.Array  # (*prior.shape)
+    status: jax.Array  # () int32, see `Status`
+    stats: Stats
+    trace: Any = None  # leaves (num_steps, ...): what `record` returned
+    carry: Any = None  # final solver state (`solve_stepwise` only)
+
+
+class Solver(abc.ABC):
+    """A recipe for one `lax.scan`: `init`, then `step` for each of `xs`, `finalize`.
+
+    Solvers are frozen pytrees: float hyper-parameters are leaves, so one compiled
+    program serves a sweep; integers and strategies are static. `problem` and `prior`
+    are arguments of every method, never captured.
+    """
+
+    requires: ClassVar[tuple[type, type]]  # operator class, prior class
+    cost_formula: ClassVar[str]  # network calls, for `diffctl list`
+    reference: ClassVar[str]
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, problem: Any, prior: Any) -> tuple[Any, Any]:
+        """Return `(carry, xs)`; leaves of `xs` have the leading axis num_steps."""
+
+    @abc.abstractmethod
+    def step(
+        self, carry: Any, x: Any, problem: Any, prior: Any
+    ) -> tuple[Any, StepTrace]:
+        """Advance the carry by one element of `xs`."""
+
+    @abc.abstractmethod
+    def finalize(self, carry: Any, problem: Any, prior: Any) -> jax.Array:
+        """Return the reconstruction, (*prior.shape)."""
+
+    def calls_outside_steps(self) -> Calls:
+        """Return the network calls made by `init` and `finalize` together."""
+        return Calls()

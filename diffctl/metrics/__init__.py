@@ -1,0 +1,6 @@
+"""Numbers that say how good a reconstruction is; never used by solvers."""
+
+from diffctl.metrics.classification import accuracy as accuracy
+from diffctl.metrics.image import mse as mse
+from diffctl.metrics.image import psnr as psnr
+from diffctl.metrics.image import ssim as ssim

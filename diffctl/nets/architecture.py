@@ -1,0 +1,49 @@
+"""Descriptions of networks that can be written to a file and built again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from diffctl.nets.classifier import SmallClassifier
+from diffctl.nets.unet import UNet
+
+ARCHITECTURES: Mapping[str, type[nnx.Module]] = {
+    "unet": UNet,
+    "small_classifier": SmallClassifier,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The name of a network class and its constructor arguments, as canonical JSON.
+
+    Hashable, so that it can be a static field of a pytree.
+    """
+
+    name: str
+    arguments: str
+
+    @classmethod
+    def of(cls, name: str, **arguments: Any) -> "Architecture":
+        """Describe a network; raise `ValueError` for an unknown name."""
+        if name not in ARCHITECTURES:
+            raise ValueError(
+                f"There is no network called {name!r}; choose one of "
+                f"{', '.join(sorted(ARCHITECTURES))}."
+            )
+        return cls(name=name, arguments=json.dumps(arguments, sort_keys=True))
+
+    def build(self, rngs: nnx.Rngs) -> Any:
+        """Build the network with fresh parameters."""
+        return ARCHITECTURES[self.name](**json.loads(self.arguments), rngs=rngs)  # type: ignore[call-arg]
+
+    def abstract(self) -> Any:
+        """Build the network with shapes in place of parameters (no memory)."""
+        return nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary for `model.json`."""
+        return {"name": self.name, "arguments": json.loads(self.arguments)}

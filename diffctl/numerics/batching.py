@@ -1,0 +1,35 @@
+"""Batches in chunks: the speed of `vmap` for the memory of a few examples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def chunked_vmap(
+    f: Callable[..., Any], chunk_size: int | None = None
+) -> Callable[..., Any]:
+    """Vectorize `f` over the leading axis of its arguments, in chunks.
+
+    Args:
+        f: function of one example; its arguments are arrays or pytrees of arrays.
+        chunk_size: number of examples computed at once; any remainder is computed by
+            itself. None computes all of them at once.
+
+    Returns:
+        A function with the signature of `f`, all of whose arguments and results carry
+        a leading axis. It equals `jax.vmap(f)` up to rounding; the temporary memory is
+        that of one chunk. Raises `ValueError` if `chunk_size` is less than 1.
+    """
+    if chunk_size is None:
+        return jax.vmap(f)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; give None or an integer >= 1.")
+
+    def apply(*args: Any) -> Any:
+        num_examples = jax.tree.leaves(args)[0].shape[0]
+        if num_examples <= chunk_size:
+            return jax.vmap(f)(*args)
+        return jax.lax.map(lambda xs: f(*xs), args, batch_size=chunk_size)
+
+    return apply

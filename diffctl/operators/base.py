@@ -1,0 +1,213 @@
+"""Measurement maps y = A(x0) + noise, for one example, as pytrees.
+
+Capability is a class: `Operator` can be evaluated and differentiated,
+`LinearOperator` adds the adjoint and the pseudo-inverse, `SpectralOperator` a fast
+singular system. Solvers name the class they need.
+
+Signals are real. Measurements may be complex; they then count as pairs of real
+numbers, so inner products of measurements are Re <y, y'> everywhere in this room.
+"""
+
+import abc
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffctl.numerics.adjoint import linear_adjoint
+from diffctl.numerics.krylov import least_squares_cg
+from diffctl.pytree import pytree_dataclass
+
+
+class Operator(abc.ABC):
+    """A deterministic, differentiable map A from a signal to a clean measurement."""
+
+    shape: tuple[int, ...]  # of the signal x, one example
+
+    @abc.abstractmethod
+    def __call__(self, x: jax.Array) -> Any:
+        """Return A(x): `x` (*shape) -> an array or a pytree of arrays."""
+
+    @property
+    def bound(self) -> Any:
+        """Largest |A(x)| over signals in [-1, 1], or None where it is not known.
+
+        Only used to recognise measurements on a wrong scale.
+        """
+        return None
+
+    def restrict(self, y: Any) -> Any:
+        """Return `y` with the entries that were never observed set to zero.
+
+        Operators that leave entries out (masks) keep the full measurement shape, with
+        A(x) = 0 there. Restricted measurements therefore have no residual there.
+        """
+        return y
+
+    def num_observed(self) -> Any:
+        """Return how many real numbers are measured (a complex one counts twice)."""
+        clean = jax.eval_shape(self, jax.ShapeDtypeStruct(self.shape, float))
+        return sum(
+            math.prod(leaf.shape) * (2 if _is_complex(leaf) else 1)
+            for leaf in jax.tree.leaves(clean)
+        )
+
+    def __matmul__(self, inner: "Operator") -> "Operator":
+        """Return the composition x -> self(inner(x))."""
+        # Compositions are operators themselves, so their module imports this one.
+        from diffctl.operators.compose import compose
+
+        return compose(self, inner)
+
+
+class LinearOperator(Operator):
+    """A linear A with its Hermitian adjoint: <A x, y> = <x, A^H y>."""
+
+    def adjoint(self, y: Any) -> jax.Array:
+        """Return A^H y, derived from `__call__` by linear transposition."""
+        return linear_adjoint(self, self.shape, y)
+
+    def normal(self, x: jax.Array) -> jax.Array:
+        """Return A^H A x."""
+        return self.adjoint(self(x))
+
+    def pinv(self, y: Any) -> jax.Array:
+        """Return the minimum-norm least-squares solution A^+ y.
+
+        The default runs conjugate gradients on the normal equations from zero, so its
+        accuracy depends on the conditioning of A; subclasses override it by the closed
+        form where there is one.
+        """
+        return least_squares_cg(self, self.adjoint, y)
+
+
+class SpectralOperator(LinearOperator):
+    """A = U diag(s) V^H with fast U and V, in real arithmetic.
+
+    The spectral vector is real and has as many entries as there are singular values.
+    V has orthonormal columns, and so have the columns of U with s > 0; columns of U
+    that belong to s = 0 may vanish. V need not be square: what V^H does not see,
+    x - V V^H x, lies in the null space of A.
+    """
+
+    @property
+    @abc.abstractmethod
+    def singular_values(self) -> jax.Array:
+        """Singular values s >= 0, (k,), in no particular order; zeros allowed."""
+
+    @abc.abstractmethod
+    def v(self, z: jax.Array) -> jax.Array:
+        """Return V z: spectral (k,) -> signal (*shape)."""
+
+    @abc.abstractmethod
+    def v_adjoint(self, x: jax.Array) -> jax.Array:
+        """Return V^H x: signal -> spectral."""
+
+    @abc.abstractmethod
+    def u(self, z: jax.Array) -> jax.Array:
+        """Return U z: spectral -> measurement."""
+
+    @abc.abstractmethod
+    def u_adjoint(self, y: jax.Array) -> jax.Array:
+        """Return U^H y: measurement -> spectral (real)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return U diag(s) V^H x."""
+        return self.u(self.singular_values.astype(x.dtype) * self.v_adjoint(x))
+
+    def adjoint(self, y: jax.Array) -> jax.Array:
+        """Return V diag(s) U^H y."""
+        z = self.u_adjoint(y)
+        return self.v(self.singular_values.astype(z.dtype) * z)
+
+    def pinv(self, y: jax.Array) -> jax.Array:
+        """Return V diag(1/s) U^H y; singular values at rounding level count as zero."""
+        z = self.u_adjoint(y)
+        s = self.singular_values.astype(z.dtype)
+        # Fast transforms and small factors err by a few eps whatever the image size;
+        # the usual eps * size would discard a blur's genuine singular values.
+        tiny = 10 * jnp.finfo(s.dtype).eps * math.sqrt(s.size) * jnp.max(s, initial=0.0)
+        return self.v(jnp.where(s > tiny, z / jnp.where(s > tiny, s, 1), 0))
+
+
+class NoiseModel(abc.ABC):
+    """The law of a measurement given the clean measurement A(x)."""
+
+    @abc.abstractmethod
+    def neg_log_likelihood(self, y: Any, clean: Any) -> jax.Array:
+        """Return -log p(y | clean) up to a constant, a real scalar.
+
+        Differentiable twice in `clean`, for every value of `clean`.
+        """
+
+    @abc.abstractmethod
+    def sample(self, key: jax.Array, clean: Any) -> Any:
+        """Draw a measurement."""
+
+    @abc.abstractmethod
+    def hessian_root(self, y: Any, clean: Any, w: Any) -> Any:
+        """Return R w, linear in `w`, with R R^T the Hessian of -log p in `clean`.
+
+        `w` and the result have the structure of `clean`; complex entries count as two
+        real ones. For noise that is log-concave in the clean measurement.
+        """
+
+    def measurement(self, clean: Any) -> Any:
+        """Return shapes and dtypes of y, given those of the clean measurement."""
+        return clean
+
+    def check(self, y: Any, clean: Any) -> None:  # noqa: B027 (optional)
+        """Raise ValueError on parameters or values of `y` that make no sense.
+
+        Runs on the host; `clean` holds shapes and dtypes. Tracers are not looked at.
+        """
+
+
+@pytree_dataclass
+class Problem:
+    """One inverse problem: what was measured, how, and with what noise.
+
+    For a mask, entries of `y` that were not observed should be zero: `simulate` and
+    `Operator.restrict` see to that.
+    """
+
+    y: Any  # measurement, of the structure that `operator` returns
+    operator: Operator
+    noise: NoiseModel
+
+    def misfit(self, x: jax.Array) -> jax.Array:
+        """Return l(x) = -log p(y | x) up to a constant."""
+        return self.noise.neg_log_likelihood(self.y, self.operator(x))
+
+    def gauss_newton(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """Return J^T L J v: J the Jacobian of A at x, L the Hessian of -log p in A(x).
+
+        Positive semi-definite for noise models that are log-concave in the clean
+        measurement (all of this package), and the exact Hessian of `misfit` for linear
+        operators. Costs one JVP and one VJP of the operator.
+        """
+        clean, clean_dot = jax.jvp(self.operator, (x,), (v,))
+
+        def misfit_grad(clean: Any) -> Any:
+            return jax.grad(self.noise.neg_log_likelihood, argnums=1)(self.y, clean)
+
+        _, grad_dot = jax.jvp(misfit_grad, (clean,), (clean_dot,))
+        _, pull_back = jax.vjp(self.operator, x)
+        return pull_back(grad_dot)[0]
+
+
+def simulate(
+    key: jax.Array, operator: Operator, noise: NoiseModel, x0: jax.Array
+) -> Any:
+    """Draw y ~ p(y | A(x0)), zero where the operator observes nothing.
+
+    `x0` (*operator.shape) in [-1, 1]. Public codes of DPS and DOC add noise to the
+    unobserved pixels of a mask as well, where it enters their residual norms; that is
+    `noise.sample(key, operator(x0))`, without the restriction.
+    """
+    return operator.restrict(noise.sample(key, operator(x0)))
+
+
+def _is_complex(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.complexfloating))

@@ -1,0 +1,121 @@
+"""Networks on disk: `weights.safetensors` and `model.json`, never a pickle."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffctl.nets.architecture import Architecture
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+FORMAT = 1
+
+
+def parameter_names(net: Any) -> list[str]:
+    """Return the dotted path of every parameter, in the order of `jax.tree.leaves`."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(net)[0]]
+    names = [jax.tree_util.keystr(p, simple=True, separator=".") for p in paths]
+    return [name.removesuffix(".value") for name in names]
+
+
+def write_model(
+    folder: Path, net: Any, description: dict[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write a network and its description; the folder appears complete or not at all.
+
+    Raises:
+        FileExistsError: the folder exists and `overwrite` is false.
+    """
+    from safetensors.numpy import save_file
+
+    if folder.exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} exists; choose another or pass overwrite=True."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(net)]
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        weights = dict(zip(parameter_names(net), arrays, strict=True))
+        save_file(weights, scratch / WEIGHTS)
+        text = json.dumps({"format": FORMAT} | description, indent=2) + "\n"
+        (scratch / DESCRIPTION).write_text(text)
+        scratch.chmod(0o755)
+        (scratch / WEIGHTS).chmod(0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
+    """Read a network of the given kind and its description.
+
+    Raises:
+        FileNotFoundError: the folder or one of its two files is missing.
+        ValueError: a file is damaged, of another kind or format, or the tensors are not
+            those of the described architecture.
+    """
+    description = _read_description(folder, kind)
+    architecture = description["architecture"]
+    net = Architecture.of(architecture["name"], **architecture["arguments"]).abstract()
+    weights = _read_weights(folder / WEIGHTS)
+    names = parameter_names(net)
+    _check_names(folder, set(names), set(weights))
+    leaves, structure = jax.tree.flatten(net)
+    for name, leaf in zip(names, leaves, strict=True):
+        if weights[name].shape != leaf.shape:
+            raise ValueError(
+                f"{folder / WEIGHTS}: {name} has shape {weights[name].shape}, the "
+                f"architecture in {DESCRIPTION} needs {leaf.shape}."
+            )
+    arrays = [jax.numpy.asarray(weights[name]) for name in names]
+    return jax.tree.unflatten(structure, arrays), description
+
+
+def _read_description(folder: Path, kind: str) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; a {kind} is a folder with {WEIGHTS} and "
+            f"{DESCRIPTION}, as written by `diffctl train`."
+        )
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    found = description.get("kind") if isinstance(description, dict) else None
+    if found != kind or description.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} describes a {found!r}, expected a {kind!r} in format {FORMAT}."
+        )
+    return description
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the folder is incomplete.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file: {error}."
+        ) from error
+
+
+def _check_names(folder: Path, needed: set[str], found: set[str]) -> None:
+    if needed != found:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit {DESCRIPTION}: "
+            f"missing {sorted(needed - found)[:5]}, "
+            f"unknown {sorted(found - needed)[:5]}."
+        )

@@ -1,0 +1,162 @@
+"""Batches: one example after the next is the meaning, `vmap` and a mesh the means.
+
+Example i is solved with `fold_in(key, ids[i])`, so its result does not depend on batch
+size, chunks, device count or the point of resumption.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from diffctl.core import Solution, Solver
+from diffctl.numerics.batching import chunked_vmap
+from diffctl.operators.base import Problem
+from diffctl.solvers import progress
+from diffctl.solvers.driver import run
+from diffctl.solvers.requirements import check_inputs
+
+MEASUREMENTS_ONLY: Any = Problem(y=0, operator=None, noise=None)  # type: ignore[arg-type]
+
+
+def solve_batch(
+    key: jax.Array,
+    problems: Problem,
+    prior: Any,
+    solver: Solver,
+    *,
+    axes: Any = MEASUREMENTS_ONLY,
+    ids: jax.Array | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Solution:
+    """Solve many inverse problems with the same prior and solver.
+
+    Args:
+        key: typed PRNG key of the whole batch.
+        problems: a `Problem` some of whose leaves have a batch axis.
+        prior: an object of the class that the solver needs, shared.
+        solver: which algorithm, shared.
+        axes: which leaves of `problems` are mapped, as an `in_axes` prefix of 0 and
+            None; by default the measurement is mapped, operator and noise are shared.
+        ids: integers (batch,) that name the examples, by default 0, 1, 2, ...
+        chunk_size: examples solved at the same time per device; None means all.
+        mesh: devices over whose first axis the batch is split; examples that do not
+            fill the last device are padded by copies and dropped again.
+
+    Returns:
+        A `Solution` whose leaves have a leading batch axis.
+
+    Raises:
+        TypeError, ValueError: as `solve`; also for mapped leaves of different lengths.
+    """
+    is_mapped, leaves, structure = _partition(problems, axes)
+    mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
+    size = _batch_size(mapped)
+    first = [
+        leaf[0] if flag else leaf for leaf, flag in zip(leaves, is_mapped, strict=True)
+    ]
+    check_inputs(jax.tree.unflatten(structure, first), prior, solver)
+    ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
+    if ids.shape != (size,):
+        raise ValueError(
+            f"ids has shape {ids.shape}; expected one id for each of {size} examples."
+        )
+    shared = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if not flag]
+    padding = 0 if mesh is None else -size % mesh.shape[mesh.axis_names[0]]
+    examples = jax.tree.map(partial(_pad, count=padding), (ids, mapped))
+    plan = BatchPlan(
+        is_mapped=is_mapped,
+        structure=structure,
+        chunk_size=chunk_size,
+        mesh=mesh,
+        report=progress.listening(),
+    )
+    solution = _solve_batch(key, examples, shared, prior, solver, plan=plan)
+    return jax.tree.map(lambda leaf: leaf[:size], solution) if padding else solution
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The static part of a batched solve."""
+
+    is_mapped: tuple[bool, ...]  # of each leaf of the problem
+    structure: Any  # treedef of the problem
+    chunk_size: int | None
+    mesh: Mesh | None
+    report: bool
+
+
+@partial(jax.jit, static_argnames="plan")
+def _solve_batch(
+    key: jax.Array,
+    examples: tuple[jax.Array, list[jax.Array]],
+    shared: list[jax.Array],
+    prior: Any,
+    solver: Solver,
+    *,
+    plan: BatchPlan,
+) -> Solution:
+    def one(
+        key: jax.Array, shared: Any, prior: Any, solver: Any, example: Any
+    ) -> Solution:
+        example_id, own = example
+        own_leaves, shared_leaves = iter(own), iter(shared)
+        leaves = [
+            next(own_leaves if flag else shared_leaves) for flag in plan.is_mapped
+        ]
+        problem = jax.tree.unflatten(plan.structure, leaves)
+        example_key = jax.random.fold_in(key, example_id)
+        return run(example_key, problem, prior, solver, report=plan.report)
+
+    def many(
+        key: jax.Array, shared: Any, prior: Any, solver: Any, examples: Any
+    ) -> Solution:
+        solve_one = partial(one, key, shared, prior, solver)
+        return chunked_vmap(solve_one, plan.chunk_size)(examples)
+
+    if plan.mesh is not None:
+        replicated, split = PartitionSpec(), PartitionSpec(plan.mesh.axis_names[0])
+        many = jax.shard_map(
+            many,
+            mesh=plan.mesh,
+            in_specs=(replicated, replicated, replicated, replicated, split),
+            out_specs=split,
+            check_vma=False,
+        )
+    return many(key, shared, prior, solver, examples)
+
+
+def _partition(problems: Problem, axes: Any) -> tuple[tuple[bool, ...], list[Any], Any]:
+    """Flatten `problems`; say of each leaf whether it has a batch axis."""
+    leaves, structure = jax.tree.flatten(problems)
+    flags: list[bool] = []
+
+    def mark(axis: Any, part: Any) -> None:
+        if axis not in (0, None):
+            raise ValueError(
+                f"axes holds {axis!r}; expected 0 (mapped) or None (shared)."
+            )
+        flags.extend([axis == 0] * len(jax.tree.leaves(part)))
+
+    jax.tree.map(mark, axes, problems, is_leaf=lambda axis: axis is None)
+    return tuple(flags), leaves, structure
+
+
+def _batch_size(mapped: list[Any]) -> int:
+    sizes = {jnp.shape(leaf)[0] for leaf in mapped}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"The mapped leaves have the batch sizes {sorted(sizes)}; expected one "
+            "size. Mark shared leaves with None in `axes`."
+        )
+    return int(sizes.pop())
+
+
+def _pad(leaf: jax.Array, count: int) -> jax.Array:
+    return (
+        jnp.concatenate([leaf, jnp.repeat(leaf[-1:], count, axis=0)]) if count else leaf
+    )

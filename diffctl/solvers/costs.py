@@ -1,0 +1,58 @@
+"""What a guided solver compares with the measurement: costs of a clean signal.
+
+A terminal cost is a strategy `cost(problem) -> ComposedCost`, a function of x0 whose
+value, gradient and Gauss-Newton factors follow from a map and an outer loss.
+"""
+
+from typing import Any
+
+import jax
+
+from diffctl.control import ComposedCost, NormLoss, OuterLoss
+from diffctl.numerics.vectors import from_vector, to_vector
+from diffctl.operators.base import NoiseModel, Problem
+from diffctl.pytree import pytree_dataclass, static
+
+
+@pytree_dataclass
+class LikelihoodLoss(OuterLoss):
+    """-log p(y | z) of the flattened clean measurement z, up to a constant."""
+
+    y: Any
+    noise: NoiseModel
+    like: Any = static()  # shapes of the clean measurement, hashable
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        return self.noise.neg_log_likelihood(self.y, self._unflatten(z))
+
+    def hessian_root(self, z: jax.Array, w: jax.Array) -> jax.Array:
+        clean, direction = self._unflatten(z), self._unflatten(w)
+        return to_vector(self.noise.hessian_root(self.y, clean, direction))
+
+    def _unflatten(self, z: jax.Array) -> Any:
+        leaves, structure = self.like
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
+        return from_vector(z, jax.tree.unflatten(structure, shapes))
+
+
+def likelihood(problem: Problem) -> ComposedCost:
+    """Return l0(x0) = -log p(y | x0), with the noise model's own Hessian."""
+    signal = jax.ShapeDtypeStruct(problem.operator.shape, _real_dtype(problem.y))
+    leaves, structure = jax.tree.flatten(jax.eval_shape(problem.operator, signal))
+    like = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    loss = LikelihoodLoss(y=problem.y, noise=problem.noise, like=(like, structure))
+    return ComposedCost(map=problem.operator, loss=loss)
+
+
+def residual_norm(problem: Problem) -> ComposedCost:
+    """Return l0(x0) = |A(x0) - y|, not squared and without the noise level."""
+
+    def residual(x0: jax.Array) -> Any:
+        return jax.tree.map(lambda a, b: a - b, problem.operator(x0), problem.y)
+
+    return ComposedCost(map=residual, loss=NormLoss())
+
+
+def _real_dtype(y: Any) -> Any:
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(y)]
+    return jax.numpy.finfo(jax.numpy.result_type(float, *dtypes)).dtype

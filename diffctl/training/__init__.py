@@ -1,0 +1,14 @@
+"""Training of the small networks that ship: objectives, data, one resumable loop."""
+
+from diffctl.training.data import Dataset as Dataset
+from diffctl.training.evaluation import (
+    classification_accuracy as classification_accuracy,
+)
+from diffctl.training.evaluation import denoising_error as denoising_error
+from diffctl.training.loop import TrainState as TrainState
+from diffctl.training.loop import create_state as create_state
+from diffctl.training.loop import train as train
+from diffctl.training.objectives import ClassificationLoss as ClassificationLoss
+from diffctl.training.objectives import DenoisingLoss as DenoisingLoss
+from diffctl.training.schedules import constant as constant
+from diffctl.training.schedules import cosine as cosine

@@ -1,0 +1,64 @@
+"""Images from `.npz` archives, and batches that depend on (seed, step) alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images kept as uint8 (N, H, W, C) with integer labels (N,), zeros if absent."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def load(
+        cls, path: str | Path, images: str, labels: str | None = None
+    ) -> "Dataset":
+        """Read two arrays of an `.npz` file; pickled objects are refused.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: an array is missing, not uint8 NHWC, or the lengths differ.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no data file {path}.")
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [name for name in (images, labels) if name]
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                raise ValueError(
+                    f"{path} has no array {missing}; it holds {archive.files}."
+                )
+            x = archive[images]
+            y = archive[labels] if labels else np.zeros(len(x))
+        if x.dtype != np.uint8 or x.ndim != 4:
+            raise ValueError(
+                f"{images} in {path} is {x.dtype} of shape {x.shape}; expected uint8 "
+                "images (N, H, W, C)."
+            )
+        if len(x) != len(y):
+            raise ValueError(f"{len(x)} images but {len(y)} labels in {path}.")
+        return cls(images=x, labels=y.astype(np.int32))
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return batch `step`: images in [-1, 1] (size, H, W, C) and labels (size,).
+
+        Every epoch is a fresh permutation; a remainder smaller than a batch is dropped.
+        """
+        per_epoch = len(self.images) // size
+        if per_epoch == 0:
+            raise ValueError(
+                f"The batch size {size} exceeds the {len(self.images)} images."
+            )
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.images))
+        chosen = order[place * size : (place + 1) * size]
+        return to_unit_range(self.images[chosen]), self.labels[chosen]
+
+
+def to_unit_range(images: np.ndarray) -> np.ndarray:
+    """Convert uint8 0..255 to float32 [-1, 1]."""
+    return images.astype(np.float32) / 127.5 - 1.0

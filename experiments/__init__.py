@@ -1,0 +1,1 @@
+"""Reproducible runs behind the README's tables; `python -m experiments.NAME`."""

@@ -1,0 +1,1 @@
+"""Performance: each number with the floor it is measured against, as JSON."""

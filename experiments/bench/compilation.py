@@ -1,0 +1,48 @@
+"""Compile time of DOC on the shipped prior, cold and from JAX's persistent cache.
+
+Each measurement is a fresh process.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_CHILD = """
+import json, sys, time
+import jax
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+import diffctl
+from diffctl.cli.tasks import make_problem
+prior = diffctl.assets.digits_prior()
+images, _ = diffctl.assets.test_digits()
+problem = make_problem("random_inpainting", images[0], jax.random.key(0))
+from diffctl.cli.solvers import make_solver
+solver = make_solver("doc", "random_inpainting")
+start = time.perf_counter()
+jax.block_until_ready(diffctl.solve(jax.random.key(0), problem, prior, solver))
+first = time.perf_counter() - start
+start = time.perf_counter()
+jax.block_until_ready(diffctl.solve(jax.random.key(1), problem, prior, solver))
+again = time.perf_counter() - start
+print(json.dumps({"first_call": first, "second_call": again, "compile": first - again}))
+"""
+
+
+def measure() -> dict[str, Any]:
+    """Return seconds of the first and second call, without and with a warm cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        return {"cold": _run(cache), "from_cache": _run(cache)}
+
+
+def _run(cache: str | Path) -> dict[str, float]:
+    result = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(cache)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(result.stdout.strip().splitlines()[-1])

@@ -1,0 +1,1 @@
+"""Evidence: the layout mirrors the package."""

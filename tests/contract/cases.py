@@ -1,0 +1,160 @@
+"""The table of the contract suite: one row for every way to configure a solver.
+
+A row builds its objects in the default float of the moment, so that the same table
+serves float32 and float64. To add a solver, add a row.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffctl.control import (
+    ComposedCost,
+    LineSearch,
+    LowRankBackward,
+    RandomizedFactors,
+    StorePullbacks,
+    TrajectoryOptimizer,
+    output_control,
+)
+from diffctl.diffusion import Ancestral, NoiseGrid
+from diffctl.operators import (
+    Categorical,
+    DenseMatrix,
+    FunctionOperator,
+    GaussianNoise,
+    Problem,
+)
+from diffctl.priors import GaussianMixturePrior, GaussianPrior
+from diffctl.solvers import DOC, DPS, doc_presets
+from diffctl.solvers.costs import likelihood
+
+SIZE, NUM_MEASURED, BATCH = 4, 2, 3
+
+
+class Instance(NamedTuple):
+    problems: Problem  # the measurement has a leading batch axis, the rest is shared
+    prior: Any
+    solver: Any
+
+    def problem(self, i: int) -> Problem:
+        return dataclasses.replace(self.problems, y=self.problems.y[i])
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    solver: Callable[[], Any]
+    prior: Callable[[], Any]
+    problems: Callable[[], Problem]
+    # Work skipped for one example is done all the same if another one needs it.
+    calls_depend_on_batch: bool = False
+    # float32 results of jit, vmap and eager evaluation, where REORDER32 is too tight.
+    amplifies: float = 1.0
+
+    def build(self) -> Instance:
+        return Instance(self.problems(), self.prior(), self.solver())
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def linear_gaussian() -> Problem:
+    matrix = _rng(1).normal(size=(NUM_MEASURED, SIZE)) / 2
+    y = _rng(2).normal(size=(BATCH, NUM_MEASURED)) / 2
+    return Problem(
+        y=jnp.asarray(y),
+        operator=DenseMatrix.from_array(jnp.asarray(matrix)),
+        noise=GaussianNoise(std=0.3),
+    )
+
+
+def _logits(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.matmul(weights, jnp.tanh(x), precision="highest")
+
+
+def three_classes() -> Problem:
+    weights = jnp.asarray(_rng(3).normal(size=(3, SIZE)))
+    operator = FunctionOperator.create(_logits, (SIZE,), weights)
+    return Problem(
+        y=jnp.asarray([0, 2, 1], jnp.int32), operator=operator, noise=Categorical()
+    )
+
+
+def gaussian() -> GaussianPrior:
+    root = _rng(4).normal(size=(SIZE, SIZE)) / 2
+    covariance = root @ root.T / 2 + 0.05 * np.eye(SIZE)
+    return GaussianPrior.from_moments(_rng(5).normal(size=SIZE) / 4, covariance)
+
+
+def mixture() -> GaussianMixturePrior:
+    means = _rng(6).normal(size=(2, SIZE)) / 2
+    covariances = np.stack([0.1 * np.eye(SIZE), np.diag(np.linspace(0.05, 0.3, SIZE))])
+    return GaussianMixturePrior.from_moments([0.4, 0.6], means, covariances)
+
+
+def grid(num_steps: int = 4) -> NoiseGrid:
+    return NoiseGrid.from_sigmas(np.geomspace(5.0, 0.1, num_steps))
+
+
+def low_rank(**fields: Any) -> TrajectoryOptimizer:
+    backward = LowRankBackward(terminal=RandomizedFactors(rank=NUM_MEASURED))
+    return TrajectoryOptimizer(
+        backward=backward, update=LineSearch(max_tries=3), **fields
+    )
+
+
+def dps() -> DPS:
+    return DPS(grid=grid(5))
+
+
+def dps_likelihood() -> DPS:
+    return DPS(
+        grid=grid(5), reverse=Ancestral(), cost=likelihood, guidance_scale=0.05
+    )
+
+
+def doc() -> DOC:
+    return DOC(grid=grid(), num_steps=2, optimizer=low_rank())
+
+
+def doc_output() -> DOC:
+    return dataclasses.replace(doc(), control=output_control)
+
+
+def doc_stored() -> DOC:
+    stored = low_rank(linearisation=StorePullbacks())
+    return dataclasses.replace(doc(), optimizer=stored)
+
+
+def doc_paper() -> DOC:
+    return dataclasses.replace(
+        DOC.paper("super_resolution_x4"), grid=grid(), num_steps=2
+    )
+
+
+def doc_released() -> DOC:
+    settings = doc_presets.released_code("random_inpainting", num_levels=5)
+    return DOC(**settings | {"num_steps": 2})
+
+
+def _tempered(problem: Problem) -> ComposedCost:
+    return likelihood(problem)
+
+
+CASES = [
+    Case("dps", dps, mixture, linear_gaussian),
+    Case("dps_class", dps_likelihood, mixture, three_classes),
+    Case("doc", doc, mixture, linear_gaussian, calls_depend_on_batch=True),
+    Case("doc_output", doc_output, gaussian, linear_gaussian, True),
+    Case("doc_stored", doc_stored, mixture, linear_gaussian, True),
+    Case("doc_class", doc, mixture, three_classes, True),
+    Case("doc_paper", doc_paper, mixture, linear_gaussian),
+    Case("doc_released", doc_released, mixture, linear_gaussian),
+]

@@ -1,0 +1,212 @@
+"""What every solver promises, whatever its algorithm; the rows are in `cases`."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl import checkpoint
+from diffctl.core import Solution, Status
+from diffctl.solvers import listen, solve, solve_batch, solve_stepwise
+from diffctl.solvers.driver import run
+from diffctl.solvers.stepwise import start
+from tests.contract.cases import BATCH, CASES, Case, Instance
+from tests.contract.counting import CountingPrior, counting
+from tests.tolerances import EXACT32, REORDER32
+
+KEY = jax.random.key(17)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    yield request.param
+    _instance.cache_clear()
+    jax.clear_caches()  # a suite of dozens of solvers must not hold all their programs
+
+
+@functools.cache
+def _instance(case: Case) -> Instance:
+    return case.build()
+
+
+def _solve(case: Case, i: int = 0, key: jax.Array = KEY, **changes: Any) -> Solution:
+    instance = _instance(case)
+    arguments = {
+        "problem": instance.problem(i),
+        "prior": instance.prior,
+        "solver": instance.solver,
+    }
+    return solve(key, **(arguments | changes))
+
+
+def _scale_floats(tree: Any, factor: float) -> Any:
+    def scaled(leaf: Any) -> Any:
+        is_float = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return leaf * factor if is_float else leaf
+
+    return jax.tree.map(scaled, tree)
+
+
+def _float_leaves(tree: Any) -> list[jax.Array]:
+    return [
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating)
+    ]
+
+
+def test_keys_decide_the_result(case):
+    first, again, other = (_solve(case, key=k) for k in (KEY, KEY, jax.random.key(18)))
+    chex.assert_trees_all_equal(first, again)
+    assert first.status == Status.OK
+    assert jnp.max(jnp.abs(first.x - other.x)) > 1e-3
+
+
+def test_no_retrace_for_other_values(case, caplog):
+    instance = _instance(case)
+    first = _solve(case)
+    changed = _scale_floats((instance.problem(1), instance.prior, instance.solver), 1.1)
+    arguments = dict(zip(("problem", "prior", "solver"), changed, strict=True))
+    key = jax.random.key(19)
+    with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
+        second = solve(key, **arguments)
+    compiled = [r.getMessage() for r in caplog.records if "ompiling" in r.getMessage()]
+    assert not compiled, compiled
+    assert jnp.max(jnp.abs(first.x - second.x)) > 1e-3
+
+
+def test_compiled_equals_eager(case):
+    instance = _instance(case)
+    eager = run(KEY, instance.problem(0), instance.prior, instance.solver)
+    _assert_same(eager, _solve(case), case)
+
+
+def test_stepwise_equals_scan_and_resumes_from_disk(case, tmp_path):
+    instance = _instance(case)
+    arguments = (KEY, instance.problem(0), instance.prior, instance.solver)
+    seen = []
+
+    def watch(state: Any) -> None:
+        seen.append(int(state.step))
+
+    def save_and_stop(state: Any) -> bool:
+        checkpoint.save(tmp_path / "carry", state)
+        return True
+
+    whole = solve_stepwise(*arguments, on_step=watch)
+    assert seen == list(range(1, whole.stats.misfit.size + 1))
+    _assert_same(whole, _solve(case), case)
+    solve_stepwise(*arguments, on_step=save_and_stop)
+    resumed = solve_stepwise(
+        *arguments,
+        on_step=watch,
+        resume=checkpoint.restore(tmp_path / "carry", start(*arguments)),
+    )
+    chex.assert_trees_all_equal(resumed, whole)
+
+
+def test_a_batch_is_a_loop_and_reports_honestly(case):
+    """One compiled batch: values, isolation of examples, progress and call counts."""
+    instance = _instance(case)
+    counted = instance._replace(prior=CountingPrior(inner=instance.prior))
+    with counting() as calls, listen(lambda *at: steps.append(at)):
+        steps: list[tuple[int, int]] = []
+        batch = _solve_batch(counted)
+        jax.block_until_ready(batch)
+    for i in range(BATCH):
+        alone = _solve(case, i, jax.random.fold_in(KEY, i))
+        _assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], batch), alone, case)
+    _check_isolation(counted, batch)
+
+    num_steps = batch.stats.misfit.shape[1]
+    assert sorted(steps) == [(i + 1, num_steps) for i in range(num_steps)]
+    assert calls["vjp"] == jnp.sum(batch.stats.nvjp)
+    assert calls["jvp"] == jnp.sum(batch.stats.njvp)
+    if case.calls_depend_on_batch:
+        assert calls["fwd"] >= jnp.sum(batch.stats.nfe_fwd)
+    else:
+        assert calls["fwd"] == jnp.sum(batch.stats.nfe_fwd)
+
+
+def _solve_batch(instance: Instance) -> Solution:
+    return solve_batch(KEY, instance.problems, instance.prior, instance.solver)
+
+
+def _check_isolation(instance: Instance, before: Solution) -> None:
+    """Ruin the last example: it alone must notice."""
+    y = instance.problems.y
+    bad = jnp.nan if jnp.issubdtype(y.dtype, jnp.floating) else 0
+    problems = dataclasses.replace(instance.problems, y=y.at[-1].set(bad))
+    with listen(lambda *_: None):
+        after = _solve_batch(instance._replace(problems=problems))
+    kept = jax.tree.map(lambda leaf: leaf[:-1], (before, after))
+    chex.assert_trees_all_close(*kept, **EXACT32)
+    if jnp.isnan(bad):
+        assert after.status[-1] == Status.NONFINITE
+        assert jnp.all(jnp.isfinite(after.x))
+
+
+def test_a_solve_alone_counts_its_calls(case):
+    if not case.calls_depend_on_batch:
+        pytest.skip("counted in a batch")
+    instance = _instance(case)
+    with counting() as calls:
+        prior = CountingPrior(inner=instance.prior)
+        stats = jax.block_until_ready(_solve(case, prior=prior)).stats
+    found = (calls["fwd"], calls["vjp"], calls["jvp"])
+    assert found == (stats.nfe_fwd, stats.nvjp, stats.njvp)
+
+
+def test_a_network_that_returns_nan_is_a_status(case):
+    broken = _scale_floats(_instance(case).prior, jnp.nan)
+    assert _solve(case, prior=broken).status == Status.NONFINITE
+
+
+def test_gradients_are_finite(case):
+    @functools.partial(jax.jit, static_argnames=())
+    @functools.partial(jax.grad, argnums=(0, 1, 2), allow_int=True)
+    def gradient(problem: Any, prior: Any, solver: Any) -> jax.Array:
+        return jnp.sum(jnp.sin(run(KEY, problem, prior, solver).x))
+
+    instance = _instance(case)
+    parts = gradient(instance.problem(0), instance.prior, instance.solver)
+    for part in parts:
+        chex.assert_tree_all_finite(_float_leaves(part))
+        assert any(jnp.any(leaf != 0) for leaf in _float_leaves(part))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_in_is_dtype_out(case, dtype):
+    """Also for single precision data in a program that allows double precision."""
+    with jax.enable_x64(dtype == "float64"):
+        instance = case.build()
+    with jax.enable_x64(True):
+        found = jax.eval_shape(
+            run, KEY, instance.problem(0), instance.prior, instance.solver
+        )
+    assert found.x.dtype == found.stats.misfit.dtype == np.dtype(dtype)
+
+
+def test_missing_capabilities_are_named(case):
+    instance = _instance(case)
+    name = type(instance.solver).__name__
+    with pytest.raises(TypeError, match=f"{name} needs a .* as prior; object is not"):
+        _solve(case, prior=object())
+    problem = dataclasses.replace(instance.problem(0), operator=object())
+    with pytest.raises(TypeError, match=f"{name} needs a.* as operator; object is not"):
+        _solve(case, problem=problem)
+
+
+def _assert_same(found: Solution, expected: Solution, case: Case) -> None:
+    tolerance = {name: case.amplifies * value for name, value in REORDER32.items()}
+    chex.assert_trees_all_close(
+        (found.x, found.stats), (expected.x, expected.stats), **tolerance
+    )
+    assert found.status == expected.status

@@ -1,0 +1,189 @@
+"""Functions, classifiers and combinations."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from diffctl import operators as ops
+from diffctl.pytree import pytree_dataclass
+from tests.tolerances import EXACT32, EXACT64, FD64
+
+SHAPE = (4, 4, 1)
+KEY = jax.random.key(5)
+
+
+def saturate(x: jax.Array, gain: jax.Array) -> jax.Array:
+    return jnp.tanh(gain * x)
+
+
+def affine(x: jax.Array) -> jax.Array:
+    return x + 1
+
+
+def test_function_operator_differentiates_through_its_arguments(x64):
+    operator = ops.FunctionOperator.create(saturate, SHAPE, 1.5)
+    x, v = jax.random.normal(KEY, (2, *SHAPE))
+    _, found = jax.jvp(operator, (x,), (v,))
+    step = 1e-5
+    difference = (operator(x + step * v) - operator(x - step * v)) / (2 * step)
+    chex.assert_trees_all_close(found, difference, **FD64)
+    doubled = jax.tree.map(lambda gain: 2 * gain, operator)
+    chex.assert_trees_all_close(doubled(x), jnp.tanh(3.0 * x), **EXACT64)
+
+
+@pytree_dataclass
+class Linear:
+    weight: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.weight @ x.ravel()
+
+
+def test_classifier_returns_the_logits_of_its_network():
+    network = Linear(weight=jax.random.normal(KEY, (3, 16)))
+    operator = ops.Classifier.create(network, SHAPE)
+    problem = ops.Problem(y=jnp.asarray(2), operator=operator, noise=ops.Categorical())
+    x = jnp.linspace(-1, 1, 16).reshape(SHAPE)
+    run = jax.jit(lambda problem, x: jax.value_and_grad(problem.misfit)(x))
+    misfit, gradient = run(problem, x)
+    probabilities = special.softmax(np.asarray(network(x)))
+    chex.assert_trees_all_close(misfit, -np.log(probabilities[2]), **EXACT32)
+    expected = (probabilities - np.eye(3)[2]) @ np.asarray(network.weight)
+    chex.assert_trees_all_close(gradient.ravel(), expected, **EXACT32)
+    ops.validate_problem(problem, SHAPE)
+
+
+def test_composition_applies_the_inner_first_and_keeps_linearity(x64):
+    inner = ops.BlockAverage.create(SHAPE, 2)
+    outer = ops.Mask.half((2, 2, 1))
+    x = jax.random.normal(KEY, SHAPE)
+    both = outer @ inner
+    assert isinstance(both, ops.LinearComposition) and both.shape == SHAPE
+    chex.assert_trees_all_close(both(x), outer(inner(x)), **EXACT64)
+    curved = ops.FunctionOperator.create(saturate, (2, 2, 1), 2.0) @ inner
+    assert not isinstance(curved, ops.LinearOperator)
+    chex.assert_trees_all_close(curved(x), jnp.tanh(2 * inner(x)), **EXACT64)
+    assert both.num_observed() == 2
+    noisy = ops.simulate(KEY, both, ops.GaussianNoise(std=1.0), x)
+    assert np.all(np.asarray(noisy)[:, 1] == 0) and np.all(np.asarray(noisy)[:, 0] != 0)
+
+
+def test_stack_returns_a_tuple_and_counts_all_parts():
+    mask = jnp.eye(4)
+    parts = (ops.SubsampledFourier.from_array(mask, SHAPE), ops.Mask.half(SHAPE))
+    stacked = ops.stack(*parts)
+    x = jax.random.normal(KEY, SHAPE)
+    assert isinstance(stacked, ops.LinearStack)
+    chex.assert_trees_all_equal(stacked(x), (parts[0](x), parts[1](x)))
+    assert stacked.num_observed() == 2 * 4 + 8
+    curved = ops.FunctionOperator.create(saturate, SHAPE, 1.0)
+    assert not isinstance(ops.stack(curved, *parts), ops.LinearOperator)
+    assert curved.num_observed() == 16
+    noisy = ops.simulate(KEY, stacked, ops.GaussianNoise(std=1.0), x)
+    assert np.all(np.asarray(noisy[0])[mask == 0] == 0)
+    assert np.all(np.asarray(noisy[1])[:, 2:] == 0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [jnp.sin, jnp.square, jnp.abs, jax.nn.relu, affine],
+    ids=lambda f: f.__name__,
+)
+def test_a_function_that_is_not_linear_has_no_adjoint(function):
+    with pytest.raises(ValueError, match="Use FunctionOperator"):
+        ops.LinearFunctionOperator.create(function, SHAPE)
+
+
+BAD = {
+    "batch axis": (lambda: ops.Mask.half((2, 4, 4, 1)), "without a batch axis"),
+    "mask shape": (
+        lambda: ops.Mask.from_array(jnp.ones((3, 4)), SHAPE),
+        r"\(3, 4\); expected \(4, 4, 1\)",
+    ),
+    "mask values": (
+        lambda: ops.Mask.from_array(jnp.full(SHAPE, 0.5), SHAPE),
+        "other than 0 and 1",
+    ),
+    "box": (
+        lambda: ops.Mask.from_bbox(SHAPE, top=3, left=0, size=2),
+        "2x2 pixels at top=3, left=0",
+    ),
+    "box margin": (
+        lambda: ops.Mask.random_bbox(KEY, SHAPE, size=3, margin=1),
+        "size=3 with margin=1",
+    ),
+    "percent": (
+        lambda: ops.Mask.random(KEY, SHAPE, drop_fraction=92),
+        "0.92, not 92",
+    ),
+    "block": (lambda: ops.BlockAverage.create(SHAPE, 3), "does not divide"),
+    "block fraction": (lambda: ops.BlockAverage.create(SHAPE, 1.5), "an integer >= 1"),
+    "bicubic": (lambda: ops.BicubicSuperResolution.create(SHAPE, 0.25), "4, not 1/4"),
+    "kernel axes": (
+        lambda: ops.Blur.create(SHAPE, jnp.ones((3,))),
+        r"\(height, width\)",
+    ),
+    "kernel dtype": (
+        lambda: ops.CircularBlur.create(SHAPE, jnp.ones((3, 3), int)),
+        "floating-point",
+    ),
+    "taps": (
+        lambda: ops.SeparableBlur.create(SHAPE, jnp.ones((3, 3)), jnp.ones(3)),
+        "one axis each",
+    ),
+    "matrices": (
+        lambda: ops.Separable.from_matrices(SHAPE, np.eye(3), np.eye(4)),
+        "one column per pixel",
+    ),
+    "kernel size": (lambda: ops.gaussian_kernel(0, 1.0), "positive number of pixels"),
+    "kernel std": (lambda: ops.gaussian_kernel(3, 0.0), "positive standard deviation"),
+    "dense axes": (lambda: ops.DenseMatrix.from_array(jnp.ones(3)), "two axes"),
+    "dense columns": (
+        lambda: ops.DenseMatrix.from_array(jnp.ones((2, 3)), SHAPE),
+        "3 columns but a signal of shape",
+    ),
+    "fourier mask": (
+        lambda: ops.SubsampledFourier.from_array(jnp.ones((3, 3)), SHAPE),
+        "one entry per frequency",
+    ),
+    "fourier values": (
+        lambda: ops.SubsampledFourier.from_array(jnp.full((4, 4), 2.0), SHAPE),
+        "other than 0 and 1",
+    ),
+    "complex channels": (
+        lambda: ops.SubsampledComplexFourier.from_array(jnp.ones((4, 4)), SHAPE),
+        r"\(height, width, 2\)",
+    ),
+    "columns": (
+        lambda: ops.column_mask(KEY, 4, 4, keep_fraction=0.1, center_fraction=0.5),
+        "center_fraction <= keep_fraction",
+    ),
+    "function": (
+        lambda: ops.FunctionOperator.create(saturate, SHAPE),
+        "saturate does not accept a signal",
+    ),
+    "classifier": (
+        lambda: ops.Classifier.create(jnp.tanh, SHAPE),
+        r"expected \(num_classes,\)",
+    ),
+    "composition": (
+        lambda: ops.Mask.half(SHAPE) @ ops.BlockAverage.create(SHAPE, 2),
+        "BlockAverage returns shape",
+    ),
+    "stack": (
+        lambda: ops.stack(ops.Identity(shape=(2,)), ops.Identity(shape=(3,))),
+        "expected one shape",
+    ),
+    "empty stack": (lambda: ops.stack(), "at least one"),
+    "unit range": (lambda: ops.GaussianNoise.from_unit_range(0.0), "positive number"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_factories_name_the_value_and_the_cure(name):
+    make, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -21,4 +21,5 @@ def keep_compiled_programs() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # Small programs too: hundreds of them run before the first solve.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -29,16 +29,17 @@ def machine() -> dict[str, Any]:
     """Return the devices that computed."""
     devices = jax.devices()
     return {
-        "platform": platform.platform(terse=True),
+        "platform": f"{platform.system()} {platform.machine()}",
         "backend": devices[0].platform,
         "devices": [device.device_kind for device in devices],
     }
 
 
 def describe(value: Any) -> Any:
-    """Return an object as JSON: dataclasses by fields, arrays by value if they are small.
+    """Return an object as JSON.
 
-    Larger arrays are given by shape and dtype, functions by name.
+    Dataclasses become their fields, small arrays their values, larger ones their shape
+    and dtype, functions their names.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

@@ -163,7 +163,13 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class List(Common):
-    """Show solvers, operators and tasks with what they need and cost."""
+    """Show solvers, operators and tasks with what they need and cost.
+
+    Attributes:
+        markdown: Print Markdown tables, as in the README.
+    """
+
+    markdown: bool = False
 
 
 Command = (
@@ -178,7 +184,7 @@ Command = (
 def parse(arguments: list[str] | None) -> Common:
     """Return the options of the chosen command; exits with 2 on a usage error."""
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="diffctl",
         description="Inverse problems with diffusion priors and optimal control.",
         args=arguments,

@@ -78,7 +78,9 @@ def prior_recipe(command: TrainPrior) -> Recipe:
         clean = jnp.asarray(to_unit_range(images))
         key = jax.random.key(command.seed)
         errors = {
-            str(sigma): float(denoising_error(prior_of(net), clean, sigma, key))
+            str(sigma): float(
+                denoising_error(prior_of(net), clean, jnp.asarray(sigma), key)
+            )
             for sigma in REPORTED_SIGMAS
         }
         return {"held_out_images": len(images), "denoising_error": errors}
@@ -101,8 +103,8 @@ def classifier_recipe(command: TrainClassifier) -> Recipe:
     height, width, channels = dataset.images.shape[1:]
     if height != width or height % 4:
         raise ValueError(
-            f"{command.images} has {height}x{width} pixels; the classifier takes square "
-            "images whose side is a multiple of 4."
+            f"{command.images} has {height}x{width} pixels; the classifier takes "
+            "square images whose side is a multiple of 4."
         )
     classes = int(np.max(dataset.labels)) + 1
     architecture = Architecture.of(

@@ -6,14 +6,14 @@ but never so small that there is nothing left to do.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 
 from diffctl.cli.tasks import Guidance, Restoration, Task
 from diffctl.core import Solver
-from diffctl.diffusion import ddpm, karras
+from diffctl.diffusion import ddpm
 from diffctl.operators import (
     BicubicSuperResolution,
     Blur,
@@ -96,8 +96,7 @@ class SolverChoice:
 
 
 def _doc(task: str, prior: Any, steps: int | None) -> Solver:
-    grid = karras(10, sigma_min=0.02, sigma_max=prior.sigma_max)
-    return DOC(grid=grid, num_steps=_positive(steps, 10))
+    return _with_steps(replace(DOC.default(), **TASKS[task].doc_settings), steps)
 
 
 def _doc_paper(task: str, prior: Any, steps: int | None) -> Solver:
@@ -121,8 +120,6 @@ def _dps_paper(task: str, prior: Any, steps: int | None) -> Solver:
 
 
 def _with_steps(solver: Any, steps: int | None) -> Solver:
-    from dataclasses import replace
-
     return replace(solver, num_steps=_positive(steps, solver.num_steps))
 
 

@@ -61,10 +61,12 @@ class Task(abc.ABC):
 
     Attributes:
         summary: one line for the user.
+        doc_settings: what differs from `DOC.default()`.
         dps_settings: arguments of DPS for a task without published ones.
     """
 
     summary: str
+    doc_settings: Mapping[str, Any] = field(default_factory=lambda: _NO_SETTINGS)
     dps_settings: Mapping[str, Any] = field(default_factory=lambda: _NO_SETTINGS)
 
     @abc.abstractmethod
@@ -112,10 +114,16 @@ def _guidance_settings() -> Mapping[str, Any]:
     return {"cost": likelihood, "unit": exact_unit, "guidance_scale": 2.0}
 
 
+def _varied_settings() -> Mapping[str, Any]:
+    # From the mode of the noise there is one image per class; a draw gives variety.
+    return {"start_scale": 1.0}
+
+
 @dataclass(frozen=True)
 class Guidance(Task):
     """Draw an image of a class of the digit classifier that ships with the package."""
 
+    doc_settings: Mapping[str, Any] = field(default_factory=_varied_settings)
     dps_settings: Mapping[str, Any] = field(default_factory=_guidance_settings)
 
     def pose(self, request: Request) -> Posed:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.progress import Progress
 
 from diffctl.cli import manifest
 from diffctl.cli.folders import check_free, replace
@@ -51,10 +52,11 @@ def run(command: Training, terminal: Terminal) -> Outcome:
     unfinished = Unfinished.start(
         command.out, settings, resume=command.resume, overwrite=command.overwrite
     )
-    journal = _Journal(command, unfinished, terminal)
+    journal = _Journal(command, unfinished, terminal.progress())
     try:
-        net = interruptible(lambda: _train(command, recipe, journal))
-        notes = interruptible(lambda: recipe.evaluate(net))
+        with journal.progress:
+            net = interruptible(lambda: _train(command, recipe, journal))
+            notes = interruptible(lambda: recipe.evaluate(net))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(journal.epitaph()) from None
     document = {
@@ -74,20 +76,21 @@ def run(command: Training, terminal: Terminal) -> Outcome:
 
 def _train(command: Training, recipe: Recipe, journal: "_Journal") -> Any:
     schedule = lookup("schedule", command.schedule, SCHEDULES)(command)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)
+    )
     state = create_state(recipe.net, optimiser)
     state = journal.take_up(state)
-    with journal.progress:
-        state = train(
-            state,
-            recipe.dataset,
-            recipe.objective,
-            optimiser,
-            num_steps=command.num_steps,
-            batch_size=command.batch_size,
-            seed=command.seed,
-            on_step=journal.on_step,
-        )
+    state = train(
+        state,
+        recipe.dataset,
+        recipe.objective,
+        optimiser,
+        num_steps=command.num_steps,
+        batch_size=command.batch_size,
+        seed=command.seed,
+        on_step=journal.on_step,
+    )
     journal.save(state)
     return state.ema
 
@@ -95,14 +98,14 @@ def _train(command: Training, recipe: Recipe, journal: "_Journal") -> Any:
 class _Journal:
     """Losses, checkpoints and the progress bar of one training."""
 
-    def __init__(self, command: Training, unfinished: Unfinished, terminal: Terminal):
+    def __init__(self, command: Training, unfinished: Unfinished, progress: Progress):
         self._every = command.checkpoint_every
         self._unfinished = unfinished
         self._losses = np.full(command.num_steps, np.nan, np.float32)
         self._unread: dict[int, jax.Array] = {}
         self._saved = 0
         self._started = time.monotonic()
-        self.progress = terminal.progress()
+        self.progress = progress
         self._bar = self.progress.add_task("training", total=command.num_steps)
 
     def take_up(self, state: Any) -> Any:

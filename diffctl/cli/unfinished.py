@@ -74,6 +74,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     ]
     if differing:
         raise ValueError(
-            f"The interrupted run in {folder} had other settings ({'; '.join(differing)}"
-            "); resume it with the same, or pass --overwrite to start anew."
+            f"The interrupted run in {folder} had other settings: "
+            f"{'; '.join(differing)}. Resume it with the same, or pass --overwrite to "
+            "start anew."
         )

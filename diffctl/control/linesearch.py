@@ -9,7 +9,8 @@ The feedback is not scaled. The first s is taken for which
 with c = 0 that is a strictly smaller cost. If none is, trajectory and cost stay as they
 are, a consistent pair, and the damping grows. The ladder is a scan whose remaining
 rungs are skipped once one is accepted, so it is differentiable in reverse mode. Under
-`vmap` the skip becomes a selection: every rung is then computed.
+`vmap` the skip becomes a selection: every rung is then computed, so a batch pays
+max_tries rollouts whatever `tries` says; keep the ladder short there.
 """
 
 from typing import Any, NamedTuple

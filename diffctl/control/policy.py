@@ -86,7 +86,7 @@ class Policy:
     """The result of a backward pass."""
 
     gains: Gains
-    slope: jax.Array  # (T,) k_i . Q_u,i; their sum is dJ/d(step_size) at 0
+    slope: jax.Array  # (T,) k_i . Q_u,i; the sum predicts dJ/d(step_size) at 0
     value_grad: jax.Array  # (T+1, *shape)
     calls: Calls
     # V_xx: (T+1, n, n) dense; (T+1, r, *shape) as the rows F of F^T F; None if zero

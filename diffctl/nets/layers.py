@@ -78,9 +78,8 @@ class GroupNorm(nnx.Module):
         # Two passes: the one-pass variance cancels badly on inputs with an offset.
         centred = wide - self._group_mean(wide)
         inverse_std = jax.lax.rsqrt(self._group_mean(centred**2) + self.epsilon)
-        return (centred * inverse_std * self.scale[...] + self.bias[...]).astype(
-            x.dtype
-        )
+        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
+        return (centred * inverse_std * scale + bias).astype(x.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
         # Space first: XLA:CPU reduces the leading axes five times faster than a mix.
@@ -101,7 +100,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         tokens = self.norm(x).reshape(-1, x.shape[-1])
         qkv = self.qkv(tokens).reshape(len(tokens), 3, self.heads, -1)
-        mixed = jax.nn.dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        mixed = _attend(qkv[:, 0], qkv[:, 1], qkv[:, 2])
         return x + self.out(mixed.reshape(tokens.shape)).reshape(x.shape)
 
 
@@ -176,6 +175,17 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     rows, columns, channels = x.shape
     wide = jnp.broadcast_to(x[:, None, :, None], (rows, 2, columns, 2, channels))
     return wide.reshape(2 * rows, 2 * columns, channels)
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Return softmax(q k^T / sqrt(C)) v per head; all (N, heads, C).
+
+    `jax.nn.dot_product_attention` rounds the weights of a float64 input to float32.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("qhc,khc->hqk", query, key, preferred_element_type=wide)
+    weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]))
+    return jnp.einsum("hqk,khc->qhc", weights.astype(value.dtype), value)
 
 
 def _modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:

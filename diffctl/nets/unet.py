@@ -6,6 +6,7 @@ third less than a stem at full resolution with the same number of parameters.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,11 @@ class UNet(nnx.Module):
         heads: int = 2,
         rngs: nnx.Rngs,
     ):
-        shared = {"embedding": embedding, "groups": groups, "rngs": rngs}
+        shared: dict[str, Any] = {
+            "embedding": embedding,
+            "groups": groups,
+            "rngs": rngs,
+        }
         folded = channels * patch**2
         self.patch = patch
         self.features = FourierFeatures(embedding // 4, lowest=0.5, highest=24.0)

@@ -62,19 +62,25 @@ class NetworkPrior(DiffusionPrior):
             ValueError: a file is truncated or is not what `model.json` describes.
         """
         net, description = read_model(Path(folder), kind="diffusion prior")
-        rule = dict(description["preconditioning"])
-        return cls(
-            net=net,
-            preconditioning=_PRECONDITIONINGS[rule.pop("name")](**rule),
-            architecture=Architecture.of(
-                description["architecture"]["name"],
-                **description["architecture"]["arguments"],
-            ),
-            shape=tuple(description["shape"]),
-            sigma_min=description["sigma_min"],
-            sigma_max=description["sigma_max"],
-            dtype=dtype,
-        )
+        architecture = description["architecture"]
+        try:
+            rule = dict(description["preconditioning"])
+            return cls(
+                net=net,
+                preconditioning=_PRECONDITIONINGS[rule.pop("name")](**rule),
+                architecture=Architecture.of(
+                    architecture["name"], **architecture["arguments"]
+                ),
+                shape=tuple(description["shape"]),
+                sigma_min=description["sigma_min"],
+                sigma_max=description["sigma_max"],
+                dtype=dtype,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder}: the description of the prior lacks or does not know "
+                f"{error}; it was written by another version. Save the prior again."
+            ) from error
 
     def save(
         self, folder: str | Path, *, overwrite: bool = False, notes: Any = None

@@ -29,13 +29,19 @@ def write_model(
     """Write a network and its description; the folder appears complete or not at all.
 
     Raises:
-        FileExistsError: the folder exists and `overwrite` is false.
+        FileExistsError: the folder exists and `overwrite` is false, or it exists and
+            is not a model.
     """
     from safetensors.numpy import save_file
 
     if folder.exists() and not overwrite:
         raise FileExistsError(
             f"{folder} exists; choose another or pass overwrite=True."
+        )
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise FileExistsError(
+            f"{folder} holds no {DESCRIPTION}, so it is not a model that could be "
+            "overwritten. Choose another folder."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(net)]
@@ -63,8 +69,7 @@ def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
             those of the described architecture.
     """
     description = _read_description(folder, kind)
-    architecture = description["architecture"]
-    net = Architecture.of(architecture["name"], **architecture["arguments"]).abstract()
+    net = _abstract_network(folder, description)
     weights = _read_weights(folder / WEIGHTS)
     names = parameter_names(net)
     _check_names(folder, set(names), set(weights))
@@ -77,6 +82,19 @@ def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
             )
     arrays = [jax.numpy.asarray(weights[name]) for name in names]
     return jax.tree.unflatten(structure, arrays), description
+
+
+def _abstract_network(folder: Path, description: dict[str, Any]) -> Any:
+    try:
+        architecture = description["architecture"]
+        return Architecture.of(
+            architecture["name"], **architecture["arguments"]
+        ).abstract()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / DESCRIPTION} does not describe a network that can be built: "
+            f"{error}."
+        ) from error
 
 
 def _read_description(folder: Path, kind: str) -> dict[str, Any]:

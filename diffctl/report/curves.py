@@ -37,7 +37,8 @@ def curves_svg(curves: Mapping[str, Curve], *, x_label: str, y_label: str) -> st
         return right, _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [_grid_line(place, power) for power in range(low, high + 1)]
-    parts += [_x_tick(place, x_most * i / 4) for i in range(5)]
+    step = _round_step(x_most / 5)
+    parts += [_x_tick(place, step * i) for i in range(int(x_most / step) + 1)]
     ends: list[float] = []
     for (name, curve), colour in zip(clean.items(), _COLOURS, strict=False):
         if curve:
@@ -50,8 +51,15 @@ def curves_svg(curves: Mapping[str, Curve], *, x_label: str, y_label: str) -> st
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" '
-        f'aria-label="{escape(y_label)} against {escape(x_label)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(y_label)} against {escape(x_label)}">'
+        f"{''.join(parts)}</svg>"
     )
+
+
+def _round_step(least: float) -> float:
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
+    power = 10.0 ** math.floor(math.log10(max(least, 1.0)))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= least)
 
 
 def _grid_line(place: _Place, power: int) -> str:

@@ -94,10 +94,12 @@ def _draw_row(
         if heading:
             pen.text(middle, top - 0.13, column, size=9, color=_SOFT, ha="center")
         image = row.pictures.get(column)
-        if image is not None:
-            pen.picture(x, top, image)
-        caption = row.captions.get(column, "")
-        pen.text(middle, top + _CELL + 0.11, caption, size=7.5, color=_SOFT, ha="center")
+        caption, below = row.captions.get(column, ""), top + _CELL + 0.11
+        if image is None:
+            pen.text(middle, top + _CELL / 2, caption, size=9, color=_SOFT, ha="center")
+            continue
+        pen.picture(x, top, image)
+        pen.text(middle, below, caption, size=7.5, color=_SOFT, ha="center")
 
 
 def _wrapped(task: str) -> str:

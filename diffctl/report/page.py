@@ -1,4 +1,4 @@
-"""A page of HTML in one file: text, tables, pictures and curves, nothing from outside."""
+"""A page of HTML in one file: text, tables, pictures, curves, nothing from outside."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,8 @@ class Page:
     def cards(self, cards: Mapping[str, str]) -> None:
         """Add large numbers, explanation -> number, side by side."""
         inner = "".join(
-            f'<div class="card"><b>{escape(number)}</b><span>{escape(text)}</span></div>'
+            f'<div class="card"><b>{escape(number)}</b>'
+            f"<span>{escape(text)}</span></div>"
             for text, number in cards.items()
         )
         self._parts.append(f'<div class="cards">{inner}</div>')
@@ -106,7 +107,7 @@ class Page:
         x_label: str,
         y_label: str,
     ) -> None:
-        """Add curves of positive values on a logarithmic axis, name -> points (x, y)."""
+        """Add curves on a logarithmic axis, name -> points (x, y), y > 0."""
         self._parts.append(curves_svg(curves, x_label=x_label, y_label=y_label))
 
     def document(self, summary: str, value: Any) -> None:
@@ -139,14 +140,15 @@ def _inline(text: str) -> str:
 
 
 def _row(columns: Sequence[str], row: Row) -> str:
-    shown = [name for name in columns if row.pictures.get(name) is not None]
+    shown = [name for name in columns if name in row.pictures or name in row.captions]
     return f'<div class="row">{"".join(_figure(name, row) for name in shown)}</div>'
 
 
 def _figure(name: str, row: Row) -> str:
-    image = row.pictures[name]
-    assert image is not None
+    image = row.pictures.get(name)
     caption = escape(row.captions.get(name, ""))
+    if image is None:
+        return f'<figure><div class="words">{caption}</div></figure>'
     return (
         f'<figure><img alt="{escape(f"{row.task}: {name}")}" '
         f'src="{data_uri(to_png(image))}">'

@@ -6,8 +6,17 @@ import io
 import numpy as np
 
 
+def require_pictures() -> None:
+    """Raise `ModuleNotFoundError` if the extra `report` is not installed.
+
+    For commands that would otherwise notice after minutes of work.
+    """
+    import matplotlib  # noqa: F401
+    import PIL  # noqa: F401
+
+
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Convert [-1, 1] to 0..255, clipping; black is -1 and white is 1 in every image."""
+    """Convert [-1, 1] to 0..255, clipping; the scale is the same for every image."""
     return np.clip(np.rint((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The look of a page: one style sheet, light and dark, nothing loaded from elsewhere."""
+"""The look of a page: one style sheet, light and dark, that loads nothing."""
 
 CSS = """
 :root { color-scheme: light dark;
@@ -34,6 +34,8 @@ code { font: 0.88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 figure { margin: 0; }
 figure img { width: 100%; display: block; image-rendering: pixelated;
   border-radius: 4px; background: #808080; border: 1px solid var(--rule); }
+figure .words { aspect-ratio: 1; display: grid; place-items: center; font-size: 0.9rem;
+  color: var(--soft); text-align: center; }
 figcaption { font-size: 0.8rem; line-height: 1.35; margin-top: 0.35rem; }
 figcaption span { display: block; color: var(--soft);
   font-variant-numeric: tabular-nums; }

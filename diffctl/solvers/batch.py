@@ -147,6 +147,12 @@ def _partition(problems: Problem, axes: Any) -> tuple[tuple[bool, ...], list[Any
 
 
 def _batch_size(mapped: list[Any]) -> int:
+    if not mapped or any(jnp.ndim(leaf) == 0 for leaf in mapped):
+        raise ValueError(
+            "a batch needs mapped leaves, each with a batch axis; `axes` marks "
+            f"{len(mapped)} leaves of the shapes {[jnp.shape(m) for m in mapped]}. "
+            "For a single example use solve."
+        )
     sizes = {jnp.shape(leaf)[0] for leaf in mapped}
     if len(sizes) != 1:
         raise ValueError(

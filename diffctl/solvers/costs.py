@@ -7,6 +7,7 @@ value, gradient and Gauss-Newton factors follow from a map and an outer loss.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffctl.control import ComposedCost, NormLoss, OuterLoss
 from diffctl.numerics.vectors import from_vector, to_vector
@@ -20,7 +21,7 @@ class LikelihoodLoss(OuterLoss):
 
     y: Any
     noise: NoiseModel
-    like: Any = static()  # shapes of the clean measurement, hashable
+    like: Any = static()  # of the clean measurement: (shape, is complex) and structure
 
     def __call__(self, z: jax.Array) -> jax.Array:
         return self.noise.neg_log_likelihood(self.y, self._unflatten(z))
@@ -31,15 +32,20 @@ class LikelihoodLoss(OuterLoss):
 
     def _unflatten(self, z: jax.Array) -> Any:
         leaves, structure = self.like
-        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
+        # The precision is that of z; only the kind of number belongs to the operator.
+        complex_dtype = jnp.result_type(z.dtype, jnp.complex64)
+        shapes = [
+            jax.ShapeDtypeStruct(shape, complex_dtype if is_complex else z.dtype)
+            for shape, is_complex in leaves
+        ]
         return from_vector(z, jax.tree.unflatten(structure, shapes))
 
 
 def likelihood(problem: Problem) -> ComposedCost:
     """Return l0(x0) = -log p(y | x0), with the noise model's own Hessian."""
-    signal = jax.ShapeDtypeStruct(problem.operator.shape, _real_dtype(problem.y))
+    signal = jax.ShapeDtypeStruct(problem.operator.shape, float)
     leaves, structure = jax.tree.flatten(jax.eval_shape(problem.operator, signal))
-    like = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    like = tuple((leaf.shape, jnp.iscomplexobj(leaf)) for leaf in leaves)
     loss = LikelihoodLoss(y=problem.y, noise=problem.noise, like=(like, structure))
     return ComposedCost(map=problem.operator, loss=loss)
 
@@ -51,8 +57,3 @@ def residual_norm(problem: Problem) -> ComposedCost:
         return jax.tree.map(lambda a, b: a - b, problem.operator(x0), problem.y)
 
     return ComposedCost(map=residual, loss=NormLoss())
-
-
-def _real_dtype(y: Any) -> Any:
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(y)]
-    return jax.numpy.finfo(jax.numpy.result_type(float, *dtypes)).dtype

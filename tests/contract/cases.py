@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.control import (
-    ComposedCost,
     LineSearch,
     LowRankBackward,
     RandomizedFactors,
@@ -33,6 +32,7 @@ from diffctl.operators import (
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.solvers import DOC, DPS, doc_presets
 from diffctl.solvers.costs import likelihood
+from diffctl.solvers.doc import uniform_weight
 
 SIZE, NUM_MEASURED, BATCH = 4, 2, 3
 
@@ -52,10 +52,11 @@ class Case:
     solver: Callable[[], Any]
     prior: Callable[[], Any]
     problems: Callable[[], Problem]
-    # Work skipped for one example is done all the same if another one needs it.
+    # Under vmap, work that one example could skip is done all the same.
     calls_depend_on_batch: bool = False
-    # float32 results of jit, vmap and eager evaluation, where REORDER32 is too tight.
-    amplifies: float = 1.0
+    deterministic: bool = False  # the same result for every key
+    # Its derivatives take long to compile and are much like those of another row.
+    slow_gradient: bool = False
 
     def build(self) -> Instance:
         return Instance(self.problems(), self.prior(), self.solver())
@@ -115,22 +116,30 @@ def dps() -> DPS:
 
 
 def dps_likelihood() -> DPS:
-    return DPS(
-        grid=grid(5), reverse=Ancestral(), cost=likelihood, guidance_scale=0.05
-    )
+    return DPS(grid=grid(5), reverse=Ancestral(), cost=likelihood, guidance_scale=0.05)
 
 
 def doc() -> DOC:
-    return DOC(grid=grid(), num_steps=2, optimizer=low_rank())
+    return DOC(grid=grid(), num_steps=2)
+
+
+def doc_ilqr(**changes: Any) -> DOC:
+    # A weight that keeps float32 well conditioned: differences grow as its inverse.
+    settings: dict[str, Any] = {
+        "optimizer": low_rank(),
+        "weighting": uniform_weight,
+        "control_weight": 0.1,
+        "start_scale": 1.0,
+    }
+    return dataclasses.replace(doc(), **settings | changes)
 
 
 def doc_output() -> DOC:
-    return dataclasses.replace(doc(), control=output_control)
+    return doc_ilqr(control=output_control)
 
 
 def doc_stored() -> DOC:
-    stored = low_rank(linearisation=StorePullbacks())
-    return dataclasses.replace(doc(), optimizer=stored)
+    return doc_ilqr(optimizer=low_rank(linearisation=StorePullbacks()))
 
 
 def doc_paper() -> DOC:
@@ -139,22 +148,29 @@ def doc_paper() -> DOC:
     )
 
 
-def doc_released() -> DOC:
-    settings = doc_presets.released_code("random_inpainting", num_levels=5)
-    return DOC(**settings | {"num_steps": 2})
+def doc_released(num_levels: int = 5, num_steps: int = 2) -> DOC:
+    """Return the released code's settings on fewer levels."""
+    settings = doc_presets.released_code("random_inpainting", num_levels)
+    fields = ("grid", "control_weight")
+    return dataclasses.replace(
+        DOC.released_code("random_inpainting"),
+        num_steps=num_steps,
+        **{name: settings[name] for name in fields},
+    )
 
 
-def _tempered(problem: Problem) -> ComposedCost:
-    return likelihood(problem)
-
+_SEARCH = {"calls_depend_on_batch": True}
+_TWIN = {"slow_gradient": True}
 
 CASES = [
-    Case("dps", dps, mixture, linear_gaussian),
+    Case("dps", dps, gaussian, linear_gaussian),
     Case("dps_class", dps_likelihood, mixture, three_classes),
-    Case("doc", doc, mixture, linear_gaussian, calls_depend_on_batch=True),
-    Case("doc_output", doc_output, gaussian, linear_gaussian, True),
-    Case("doc_stored", doc_stored, mixture, linear_gaussian, True),
-    Case("doc_class", doc, mixture, three_classes, True),
-    Case("doc_paper", doc_paper, mixture, linear_gaussian),
-    Case("doc_released", doc_released, mixture, linear_gaussian),
+    Case("doc", doc, mixture, linear_gaussian, deterministic=True),
+    Case("doc_class", doc, mixture, three_classes, deterministic=True, **_TWIN),
+    Case("doc_ilqr", doc_ilqr, mixture, linear_gaussian, **_SEARCH),
+    Case("doc_output", doc_output, mixture, linear_gaussian, **_SEARCH, **_TWIN),
+    Case("doc_stored", doc_stored, mixture, linear_gaussian, **_SEARCH, **_TWIN),
+    Case("doc_ilqr_class", doc_ilqr, mixture, three_classes, **_SEARCH, **_TWIN),
+    Case("doc_paper", doc_paper, mixture, linear_gaussian, **_TWIN),
+    Case("doc_released", doc_released, mixture, linear_gaussian, **_TWIN),
 ]

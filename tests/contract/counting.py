@@ -34,7 +34,8 @@ class CountingPrior(DiffusionPrior):
         return self.inner.shape
 
     def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        return _tally_p.bind(self.inner.denoise(x, sigma), kind="fwd", times=1)
+        # At the input: the output of a forward that only serves a VJP goes unused.
+        return self.inner.denoise(_tally_p.bind(x, kind="fwd", times=1), sigma)
 
 
 def _tally(x: jax.Array, *, kind: str, times: int) -> jax.Array:
@@ -68,9 +69,7 @@ def _batch(args: Any, dims: Any, *, kind: str, times: int) -> tuple[Any, Any]:
 
 _tally_p = Primitive("tally")
 _tally_p.def_impl(_tally)
-_tally_p.def_abstract_eval(
-    lambda x, **_: jax.core.ShapedArray(x.shape, x.dtype)
-)
+_tally_p.def_abstract_eval(lambda x, **_: jax.core.ShapedArray(x.shape, x.dtype))
 mlir.register_lowering(_tally_p, mlir.lower_fun(_tally, multiple_results=False))
 ad.primitive_jvps[_tally_p] = _jvp
 ad.primitive_transposes[_tally_p] = _transpose

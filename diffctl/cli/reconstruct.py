@@ -1,0 +1,241 @@
+"""`diffctl reconstruct`: one picture, one task, one solver, and how it was done."""
+
+import dataclasses
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import Progress, TaskID
+
+from diffctl import assets
+from diffctl.cli import manifest
+from diffctl.cli.demo_page import sentence
+from diffctl.cli.folders import check_free, new_folder
+from diffctl.cli.images import check_shape, read_image
+from diffctl.cli.names import lookup
+from diffctl.cli.options import Reconstruct
+from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.tasks import Posed, Request
+from diffctl.cli.terminal import Outcome, Terminal
+from diffctl.cli.timing import Timed, timed
+from diffctl.cli.unfinished import Unfinished
+from diffctl.cli.worker import interruptible
+from diffctl.core import Solution, Solver
+from diffctl.metrics import psnr, ssim
+from diffctl.priors import NetworkPrior
+from diffctl.report import Comparison, Page, Row, require_pictures, to_png
+from diffctl.solvers import check, solve_stepwise
+from diffctl.solvers.stepwise import SolveState, start
+
+# Options that do not change the result; the files are recorded by their digests.
+_FREE = ("out", "image", "prior", "overwrite", "resume", "json", "debug")
+_SECONDS_BETWEEN_CHECKPOINTS = 20.0
+
+
+def run(command: Reconstruct, terminal: Terminal) -> Outcome:
+    """Write `reconstruction.png`, `measurement.png`, `report.html`, `manifest.json`."""
+    task = lookup("task", command.task, TASKS)
+    choice = lookup("solver", command.solver, SOLVERS)
+    check_free(command.out, overwrite=command.overwrite)
+    require_pictures()
+    prior = NetworkPrior.restore(command.prior) if command.prior else _shipped()
+    problem_key, solver_key = jax.random.split(jax.random.key(command.seed))
+    request = Request(
+        shape=prior.shape,
+        key=problem_key,
+        noise_std=command.noise_std,
+        image=_read(command, prior, problem_key),
+        measured=command.measured,
+        label=command.label,
+    )
+    posed = task.pose(request)
+    solver = choice.build(command.task, prior, command.steps)
+    settings = _settings(command)
+    unfinished = Unfinished.start(
+        command.out, settings, resume=command.resume, overwrite=command.overwrite
+    )
+    solve = partial(_solve, unfinished, solver_key, posed, prior, solver)
+    with terminal.progress() as progress:
+        bar = progress.add_task("compiling", total=None)
+        spent = interruptible(lambda: timed(partial(solve, progress, bar)))
+    check(spent.result)
+    document = _document(settings, posed, prior, solver, spent)
+    with new_folder(command.out, overwrite=command.overwrite) as scratch:
+        _write(scratch, command, posed, spent.result, document)
+    unfinished.remove()
+    for name, value in document["scores"].items():
+        terminal.out.print(f"{name}: {value}")
+    terminal.out.print(f"Wrote [bold]{command.out}[/bold]", soft_wrap=True)
+    return Outcome({"out": str(command.out)} | document)
+
+
+def _shipped() -> NetworkPrior:
+    return assets.digits_prior()
+
+
+def _read(command: Reconstruct, prior: NetworkPrior, key: jax.Array) -> Any:
+    """Return the picture in [-1, 1] after comparing its shape, or None."""
+    if command.image is None:
+        return None
+    image = read_image(command.image)
+    shape, whose = prior.shape, "the prior"
+    task = TASKS[command.task]
+    if command.measured and hasattr(task, "operator"):
+        like = jax.ShapeDtypeStruct(prior.shape, float)
+        shape = jax.eval_shape(task.operator(prior.shape, key), like).shape
+        whose = "a measurement of this task with this prior"
+    check_shape(command.image, image, shape, whose)
+    return image
+
+
+def _settings(command: Reconstruct) -> dict[str, Any]:
+    chosen = {k: v for k, v in dataclasses.asdict(command).items() if k not in _FREE}
+    if command.image:
+        chosen["image_sha256"] = manifest.digest(command.image)
+    if command.prior:
+        weights = command.prior / "weights.safetensors"
+        chosen["prior_sha256"] = manifest.digest(weights)
+    return chosen
+
+
+def _solve(
+    unfinished: Unfinished,
+    key: jax.Array,
+    posed: Posed,
+    prior: NetworkPrior,
+    solver: Solver,
+    progress: Progress,
+    bar: TaskID,
+) -> Solution:
+    last_save = time.monotonic()
+
+    def on_step(state: SolveState) -> None:
+        nonlocal last_save
+        step, total = int(state.step), state.trace.misfit.shape[0]
+        progress.update(bar, completed=step, total=total, description="solving")
+        if time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS:
+            unfinished.save(state)
+            last_save = time.monotonic()
+
+    like = jax.eval_shape(start, key, posed.problem, prior, solver)
+    return solve_stepwise(
+        key,
+        posed.problem,
+        prior,
+        solver,
+        on_step=on_step,
+        resume=unfinished.restore(like),
+    )
+
+
+def _document(
+    settings: dict[str, Any],
+    posed: Posed,
+    prior: NetworkPrior,
+    solver: Solver,
+    spent: Timed,
+) -> dict[str, Any]:
+    solution: Solution = spent.result
+    return {
+        "settings": settings,
+        "key": np.asarray(
+            jax.random.key_data(jax.random.key(settings["seed"]))
+        ).tolist(),
+        "noise_std_unit_range": settings["noise_std"] / 2,
+        "solver": manifest.describe(solver),
+        "prior": {
+            "architecture": prior.architecture.to_json(),
+            "shape": list(prior.shape),
+        },
+        "scores": _scores(posed, solution),
+        "calls": {
+            "forwards": int(solution.stats.nfe_fwd),
+            "vjps": int(solution.stats.nvjp),
+            "jvps": int(solution.stats.njvp),
+        },
+        "timings": {
+            "compiling_seconds": round(spent.compiling, 2),
+            "running_seconds": round(spent.running, 2),
+        },
+        "versions": manifest.versions(),
+        "machine": manifest.machine(),
+    }
+
+
+def _scores(posed: Posed, solution: Solution) -> dict[str, float]:
+    scores = {"misfit": posed.problem.misfit(solution.x)}
+    if posed.truth is not None:
+        scores["psnr"] = psnr(solution.x, posed.truth)
+        scores["ssim"] = ssim(solution.x, posed.truth)
+    finite = {name: float(value) for name, value in scores.items()}
+    return {name: round(v, 4) for name, v in finite.items() if np.isfinite(v)}
+
+
+def _write(
+    folder: Path,
+    command: Reconstruct,
+    posed: Posed,
+    solution: Solution,
+    document: dict[str, Any],
+) -> None:
+    pictures = {"Reconstruction": np.asarray(solution.x)}
+    y = posed.problem.y
+    if jnp.ndim(y) == 3:
+        pictures = {"Measurement": np.asarray(y)} | pictures
+    for name, picture in pictures.items():
+        (folder / f"{name.lower()}.png").write_bytes(to_png(picture))
+    if posed.truth is not None:
+        pictures = {"Truth": np.asarray(posed.truth)} | pictures
+    text = json.dumps(document, indent=2)
+    (folder / "manifest.json").write_text(text + "\n")
+    html = _page(command, pictures, solution, document)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def _page(
+    command: Reconstruct,
+    pictures: dict[str, np.ndarray],
+    solution: Solution,
+    document: dict[str, Any],
+) -> str:
+    task = command.task.replace("_", " ").capitalize()
+    page = Page(task, f"Reconstructed by {SOLVERS[command.solver].summary}.")
+    calls, timings = document["calls"], document["timings"]
+    scores = {name.upper(): f"{v:.2f}" for name, v in document["scores"].items()}
+    page.cards(
+        scores
+        | {"forwards and VJPs of the network": f"{calls['forwards']} + {calls['vjps']}"}
+        | {"running time": f"{timings['running_seconds']:.1f} s"}
+    )
+    row = Row(task, pictures, {})
+    page.comparison(
+        Comparison(columns=list(pictures), rows=[row]),
+        {task: sentence(TASKS[command.task].summary)},
+    )
+    page.paragraph(
+        "Black is -1 and white is 1 in every picture; values outside are clipped.",
+        style="soft",
+    )
+    misfit = np.asarray(solution.stats.misfit)
+    page.heading("How the misfit falls")
+    page.curves(
+        {command.solver: [(i + 1.0, float(v)) for i, v in enumerate(misfit)]},
+        x_label="steps of the solver",
+        y_label="-log p(y | x)",
+    )
+    page.heading("How it was made")
+    std, unit_std = command.noise_std, document["noise_std_unit_range"]
+    page.settings(
+        {
+            "Noise": f"std {std} on images in [-1, 1], which is {unit_std} on [0, 1]",
+            "Seed": command.seed,
+            "Versions": ", ".join(f"{k} {v}" for k, v in document["versions"].items()),
+        }
+    )
+    page.document("Everything, as in manifest.json", document)
+    return page.html()

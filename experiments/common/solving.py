@@ -1,0 +1,117 @@
+"""Chunks of problems solved by programs that are compiled beforehand."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffctl.cli.timing import Timed
+from diffctl.core import Solver
+from diffctl.operators import GaussianNoise, Identity, Problem
+from diffctl.priors import GaussianPrior
+from diffctl.solvers import solve, solve_batch
+from experiments.bench.iteration import bare_calls
+from experiments.bench.timing import seconds
+
+MEASURED: Any = Problem(y=0, operator=None, noise=None)  # type: ignore[arg-type]
+DRAWN: Any = Problem(y=0, operator=0, noise=None)  # type: ignore[arg-type]
+
+_LEVELS = 10
+_COUNTING_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Problems with a batch axis, and how their solutions are judged.
+
+    Attributes:
+        problems: n of them.
+        axes: which leaves have the batch axis: `MEASURED` or `DRAWN`.
+        score: reconstructions (n, *shape) -> numbers (n,) by name.
+    """
+
+    problems: Problem
+    axes: Any
+    score: Callable[[jax.Array], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Compiled solves, one for each structure and shape of their arguments."""
+
+    _compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def solve(
+        self,
+        key: jax.Array,
+        examples: Examples,
+        prior: Any,
+        solver: Solver,
+        ids: jax.Array,
+    ) -> Timed:
+        """Return the solution of a chunk; `running` is the compiled program's time."""
+        args = (key, examples.problems, prior, solver, ids)
+        leaves, structure = jax.tree.flatten(args)
+        avals = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        kind = (structure, avals, repr(examples.axes))
+        started = time.perf_counter()
+        if kind not in self._compiled:
+            self._compiled[kind] = _compile(examples.axes, args)
+        ready = time.perf_counter()
+        result = jax.block_until_ready(self._compiled[kind](*args))
+        running = time.perf_counter() - ready
+        return Timed(result=result, compiling=ready - started, running=running)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Network calls of a solve per image."""
+
+    forwards: int
+    vjps: int
+
+    def seconds(self, per_call: tuple[float, float]) -> float:
+        """Return the expected time, given seconds of a forward and of a VJP."""
+        return self.forwards * per_call[0] + self.vjps * per_call[1]
+
+
+def count_calls(solver: Solver) -> Cost:
+    """Return what a solve costs, by the solver's own counters.
+
+    They are read off a run on a prior that costs nothing, and so exact for solvers
+    whose number of calls does not depend on the data.
+    """
+    shape = (_COUNTING_SIZE,)
+    prior = GaussianPrior.from_moments(jnp.zeros(shape), jnp.eye(_COUNTING_SIZE))
+    problem = Problem(
+        y=jnp.zeros(shape),
+        operator=Identity(shape=shape),
+        noise=GaussianNoise(std=0.05),
+    )
+    stats = solve(jax.random.key(0), problem, prior, solver).stats
+    return Cost(forwards=int(stats.nfe_fwd), vjps=int(stats.nvjp))
+
+
+def seconds_per_call(prior: Any, chunk: int) -> tuple[float, float]:
+    """Return seconds of a forward and of a VJP per image, in batches of `chunk`.
+
+    Medians of three scans of ten calls, after compilation.
+    """
+    x = jax.random.normal(jax.random.key(0), (chunk, *prior.shape))
+    forward, pair = bare_calls(prior, _LEVELS, 1)
+    forward = jax.jit(jax.vmap(forward, in_axes=(None, 0)))
+    pair = jax.jit(jax.vmap(pair, in_axes=(None, 0, 0)))
+    calls = _LEVELS * chunk
+    first = seconds(forward, prior, x, repeats=3) / calls
+    both = seconds(pair, prior, x, x, repeats=3) / calls
+    return first, max(both - first, 0.0)
+
+
+def _compile(axes: Any, args: tuple[Any, ...]) -> Any:
+    def solve_all(key: Any, problems: Any, prior: Any, solver: Any, ids: Any) -> Any:
+        return solve_batch(key, problems, prior, solver, axes=axes, ids=ids)
+
+    return jax.jit(solve_all).lower(*args).compile()

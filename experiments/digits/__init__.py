@@ -1,0 +1,1 @@
+"""Restoration of digits: four solvers on five tasks, image by image."""

@@ -1,0 +1,92 @@
+"""Run the digits experiment, or render its table.
+
+python -m experiments.digits --data mnist.npz --out runs/digits
+python -m experiments.digits table --out runs/digits
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffctl import assets
+from diffctl.cli.names import lookup
+from diffctl.cli.registry import SOLVERS
+from diffctl.cli.terminal import Terminal
+from diffctl.training.data import Dataset, to_unit_range
+from experiments.common import Restorations, Results, Row, command, run_rows
+from experiments.common.environment import fingerprint
+from experiments.common.restoration import RESTORATIONS
+from experiments.common.runner import problem_key
+from experiments.digits.table import render
+
+
+@dataclass(frozen=True)
+class Run:
+    """Restore test digits; images that have results already are skipped.
+
+    Attributes:
+        data: An .npz file with uint8 images x_test (N, 28, 28, 1) and labels y_test.
+        out: Folder for the results; a second run goes on where the first ended.
+        count: Images, the first of x_test.
+        tasks: Restorations; `diffctl list` names them.
+        solvers: `diffctl list` names them.
+        chunk: Images solved at the same time.
+        noise_std: Standard deviation of the noise on the [-1, 1] scale.
+        seed: Of the measurements and the solvers.
+    """
+
+    data: Path
+    out: Path
+    count: int = 64
+    tasks: tuple[str, ...] = RESTORATIONS
+    solvers: tuple[str, ...] = ("doc", "doc_paper", "doc_released_code", "dps")
+    chunk: int = 16
+    noise_std: float = 0.05
+    seed: int = 0
+
+
+def rows(run: Run) -> list[Row]:
+    """Return a row for every task and solver."""
+    prior, classifier = assets.digits_prior(), assets.digits_classifier()
+    data = Dataset.load(run.data, "x_test", "y_test")
+    if not run.count <= len(data.images):
+        raise ValueError(f"--count is {run.count}; there are {len(data.images)}.")
+    images, labels = to_unit_range(data.images[: run.count]), data.labels[: run.count]
+    settings = {
+        "noise_std": run.noise_std,
+        "data": fingerprint(data.images),
+        "classifier": fingerprint(classifier),
+    }
+    key = problem_key(run.seed)
+    made = []
+    for task in run.tasks:
+        lookup("restoration", task, dict.fromkeys(RESTORATIONS))
+        examples = Restorations(task, images, labels, classifier, run.noise_std, key)
+        for name in run.solvers:
+            choice = lookup("solver", name, SOLVERS)
+            solver = choice.build(task, prior, None)
+            labels_of_row = {"task": task, "solver": name}
+            made.append(Row(labels_of_row, prior, solver, examples, settings))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or render and return the exit code."""
+    return command("digits", Run, compute, render, arguments)
+
+
+def compute(run: Run, terminal: Terminal) -> None:
+    """Compute what is missing."""
+    run_rows(
+        rows(run),
+        Results(run.out),
+        terminal,
+        seed=run.seed,
+        count=run.count,
+        chunk=run.chunk,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

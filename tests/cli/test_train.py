@@ -1,0 +1,156 @@
+"""`diffctl train`: kills, resumption, refusals, what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.cli import train as module
+from diffctl.cli.main import main
+from diffctl.priors import NetworkPrior
+from diffctl.priors.storage import read_model
+from tests.source import ROOT
+
+STEPS = 6
+_SIGINT_AS_IN_A_TERMINAL = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from diffctl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture
+def classifier(data_file):
+    """Return the arguments that train a tiny classifier."""
+
+    def arguments(out, *more: str, steps: int = STEPS) -> list[str]:
+        return [
+            "train", "classifier", "--data", str(data_file), "--out", str(out),
+            "--num-steps", str(steps), "--batch-size", "8", "--warmup", "1",
+            "--width", "2", "--checkpoint-every", "2", *more,
+        ]  # fmt: skip
+
+    return arguments
+
+
+def _weights(folder):
+    return (folder / "weights.safetensors").read_bytes()
+
+
+def test_a_killed_training_ends_in_the_same_bits(
+    classifier, tmp_path, monkeypatch, capsys
+):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(classifier(whole)) == 0
+    save = module.Unfinished.save
+
+    def save_then_die(self, state):
+        save(self, state)
+        if int(state["state"].step) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Unfinished, "save", save_then_die)
+        capsys.readouterr()
+        assert main(classifier(killed)) == 130
+    # The process stopped inside the save of step 4; the record says what is safe.
+    assert "--resume" in capsys.readouterr().err
+    assert not killed.exists()
+    assert main(classifier(killed)) == 2
+    assert main(classifier(killed, "--resume", "--peak-rate", "1")) == 2
+    assert "peak_rate was 0.001, now 1.0" in capsys.readouterr().err
+    assert main(classifier(killed, "--resume")) == 0
+    assert _weights(whole) == _weights(killed)
+    curves = [
+        json.loads((folder / "training.json").read_text())["loss"]
+        for folder in (whole, killed)
+    ]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == list(range(1, STEPS + 1))
+    assert not (tmp_path / "killed.unfinished").exists()
+    assert main(classifier(killed)) == 2, "a finished model is not overwritten"
+    net, description = read_model(whole, kind="classifier")
+    assert description["notes"]["held_out_images"] == 6
+    assert net(jnp.zeros((12, 12, 1))).shape == (3,)
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(classifier, tmp_path):
+    """A real process and a real signal."""
+    out = tmp_path / "model"
+    arguments = classifier(out, "--peak-rate", "1e-4", steps=1_000_000)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SIGINT_AS_IN_A_TERMINAL, *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoint = tmp_path / "model.unfinished" / "checkpoint"
+    deadline = time.monotonic() + 240
+    while not (
+        checkpoint.is_dir() and any(p.name.isdigit() for p in checkpoint.iterdir())
+    ):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "is kept; go on with the same command and --resume" in errors
+    assert "Traceback" not in errors
+    assert not out.exists()
+    assert any(p.name.isdigit() for p in checkpoint.iterdir())
+
+
+def test_a_prior_is_trained_and_restored(data_file, tmp_path, capsys):
+    out = tmp_path / "prior"
+    arguments = [
+        "train", "prior", "--data", str(data_file), "--out", str(out), "--json",
+        "--num-steps", "3", "--batch-size", "4", "--warmup", "0", "--widths", "8",
+        "--blocks", "1", "--schedule", "constant", "--dtype", "bfloat16",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["notes"]["denoising_error"]) == {
+        "0.05",
+        "0.2",
+        "0.5",
+        "1.0",
+        "5.0",
+    }
+    assert len(result["settings"]["data_sha256"]) == 64
+    prior = NetworkPrior.restore(out)
+    assert prior.shape == (12, 12, 1)
+    denoised = prior.denoise(jnp.zeros(prior.shape), jnp.asarray(0.5))
+    assert denoised.dtype == jnp.float32
+    assert np.all(np.isfinite(denoised))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-steps", "0"], "--num-steps is 0"),
+        (["--checkpoint-every", "0"], "--checkpoint-every is 0"),
+        (["--warmup", "6"], "--warmup is 6"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--images", "x_nothing"], "has no array"),
+        (["--data", "nowhere.npz"], "no data file nowhere.npz"),
+        (["--batch-size", "99"], "batch size 99"),
+        (["--peak-rate", "0"], "--peak-rate is 0.0"),
+    ],
+)
+def test_bad_settings_are_refused(classifier, tmp_path, capsys, options, message):
+    assert main(classifier(tmp_path / "model", *options)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(classifier, tmp_path, capsys):
+    assert main(classifier(tmp_path / "model", "--peak-rate", "1e38")) == 1
+    assert "smaller --peak-rate" in capsys.readouterr().err

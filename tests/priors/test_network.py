@@ -1,0 +1,199 @@
+"""The network prior: preconditioning by formula, and files that are good or bad."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffctl.core import DiffusionPrior
+from diffctl.nets import Architecture
+from diffctl.priors.network import NetworkPrior
+from diffctl.priors.preconditioning import EDMPreconditioning
+from tests.tolerances import EXACT32
+
+TINY = {
+    "channels": 1, "widths": [4, 8], "blocks": [1, 1], "embedding": 8, "groups": 2,
+}  # fmt: skip
+SHAPE = (8, 8, 1)
+
+
+def _prior(**fields):
+    architecture = Architecture.of("unet", **TINY)
+    leaves, structure = jax.tree.flatten(architecture.abstract())
+    rng = np.random.default_rng(0)
+    values = [jnp.asarray(0.3 * rng.normal(size=leaf.shape)) for leaf in leaves]
+    settings = {
+        "net": jax.tree.unflatten(structure, values),
+        "preconditioning": EDMPreconditioning(sigma_data=0.6),
+        "architecture": architecture,
+        "shape": SHAPE,
+    }
+    return NetworkPrior(**settings | fields)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    _prior().save(tmp_path / "prior", notes={"data": "random numbers"})
+    return tmp_path / "prior"
+
+
+@jax.jit
+def _denoise(prior, x, sigma):
+    return prior.denoise(x, sigma)
+
+
+def _x():
+    return jnp.asarray(np.random.default_rng(1).normal(size=SHAPE))
+
+
+def test_preconditioning_is_table_1_of_edm():
+    """With F the raw network: D = c_skip x + c_out F(c_in x; ln(sigma) / 4)."""
+    prior, sigma, data = _prior(), 0.8, 0.6
+    total = sigma**2 + data**2
+    raw = jax.jit(lambda net, x, label: net(x, label))(
+        prior.net, _x() / np.sqrt(total), jnp.float32(np.log(sigma) / 4)
+    )
+    expected = data**2 / total * _x() + sigma * data / np.sqrt(total) * raw
+    chex.assert_trees_all_close(_denoise(prior, _x(), sigma), expected, **EXACT32)
+    assert isinstance(prior, DiffusionPrior)
+
+
+def test_a_round_trip_is_exact_and_does_not_retrace(saved):
+    prior, restored = _prior(), NetworkPrior.restore(saved)
+    assert jax.tree.structure(restored) == jax.tree.structure(prior)
+    chex.assert_trees_all_equal(restored, prior)
+    traced = chex.assert_max_traces(NetworkPrior.denoise, n=1)
+    denoise = jax.jit(traced)
+    first = denoise(prior, _x(), 0.8)
+    chex.assert_trees_all_equal(denoise(restored, _x(), 0.8), first)
+    half = NetworkPrior.restore(saved, dtype=jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "model.json", "weights.safetensors",
+    ]  # fmt: skip
+    assert json.loads((saved / "model.json").read_text())["notes"] == {
+        "data": "random numbers"
+    }
+
+
+def test_create_draws_by_key():
+    same, again, other = (
+        NetworkPrior.create(
+            Architecture.of("unet", **TINY), SHAPE, key=jax.random.key(k)
+        )
+        for k in (0, 0, 1)
+    )
+    chex.assert_trees_all_equal(same, again)
+    assert not jnp.array_equal(same.net.stem.kernel[...], other.net.stem.kernel[...])
+    # A fresh network returns zero, which leaves the skip.
+    chex.assert_trees_all_close(_denoise(same, _x(), 0.5), _x() / 2, **EXACT32)
+
+
+def test_nothing_is_overwritten_by_accident(saved, tmp_path):
+    changed = dataclasses.replace(_prior(), sigma_max=40.0)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        changed.save(saved)
+    assert NetworkPrior.restore(saved).sigma_max == 80.0
+    changed.save(saved, overwrite=True)
+    assert NetworkPrior.restore(saved).sigma_max == 40.0
+
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "cat.jpg").write_text("irreplaceable")
+    with pytest.raises(FileExistsError, match="not a model"):
+        changed.save(foreign, overwrite=True)
+    assert (foreign / "cat.jpg").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "prior"]
+
+
+def test_a_save_that_fails_leaves_the_earlier_one(saved, monkeypatch):
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        dataclasses.replace(_prior(), sigma_max=40.0).save(saved, overwrite=True)
+    assert NetworkPrior.restore(saved).sigma_max == 80.0
+    assert [path.name for path in saved.parent.iterdir()] == ["prior"]
+
+
+def test_missing_files_are_named(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/model\.json does not exist"):
+        NetworkPrior.restore(tmp_path / "nowhere")
+    (saved / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors does not exist"):
+        NetworkPrior.restore(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(saved, keep):
+    weights = saved / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+        NetworkPrior.restore(saved)
+
+
+def test_tensors_that_do_not_fit_are_named(saved):
+    path = saved / "weights.safetensors"
+    weights = load_file(path)
+    assert "stem.kernel" in weights, sorted(weights)[:5]
+    missing = {name: value for name, value in weights.items() if name != "stem.bias"}
+    save_file(missing | {"extra": np.zeros(1, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"missing \['stem.bias'\], unknown \['extra'"):
+        NetworkPrior.restore(saved)
+    save_file(weights | {"stem.bias": np.zeros(5, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"stem.bias has shape \(5,\).*needs \(4,\)"):
+        NetworkPrior.restore(saved)
+
+
+def _set(*path_and_value):
+    *path, value = path_and_value
+
+    def change(description):
+        inner = description
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = value
+
+    return change
+
+
+def _remove(name):
+    return lambda description: description.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("kind", "classifier"), "describes a 'classifier', expected a 'diff"),
+        (_set("format", 99), "in format 1"),
+        (_remove("architecture"), "not describe a network .*architecture"),
+        (_set("architecture", "name", "vnet"), "no network called 'vnet'"),
+        (_set("architecture", "arguments", "depth", 3), "unexpected keyword.*depth"),
+        (_set("architecture", "arguments", "groups", 3), "cannot be split into 3"),
+        (_set("preconditioning", "name", "vp"), "'vp'"),
+        (_set("preconditioning", "speed", 1.0), "speed"),
+        (_remove("sigma_min"), "sigma_min"),
+    ],
+)
+def test_descriptions_that_make_no_sense_are_refused(saved, change, message):
+    path = saved / "model.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=message):
+        NetworkPrior.restore(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null"])
+def test_descriptions_that_are_no_json_objects_are_refused(saved, text):
+    (saved / "model.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"model\.json (is not valid JSON|describes a)"
+    ):
+        NetworkPrior.restore(saved)

@@ -55,8 +55,8 @@ class Case:
     # Under vmap, work that one example could skip is done all the same.
     calls_depend_on_batch: bool = False
     deterministic: bool = False  # the same result for every key
-    # Its derivatives take long to compile and are much like those of another row.
-    slow_gradient: bool = False
+    # Its programs are much like another row's: the costly ones wait for the slow lane.
+    twin: bool = False
 
     def build(self) -> Instance:
         return Instance(self.problems(), self.prior(), self.solver())
@@ -160,7 +160,7 @@ def doc_released(num_levels: int = 5, num_steps: int = 2) -> DOC:
 
 
 _SEARCH = {"calls_depend_on_batch": True}
-_TWIN = {"slow_gradient": True}
+_TWIN = {"twin": True}
 
 CASES = [
     Case("dps", dps, gaussian, linear_gaussian),

@@ -24,6 +24,13 @@ from tests.tolerances import EXACT32, REORDER32
 
 KEY = jax.random.key(17)
 
+twins_are_slow = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case.twin else ()) for case in CASES],
+    ids=lambda case: case.name,
+    indirect=True,
+)
+
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
@@ -83,12 +90,14 @@ def test_no_retrace_for_other_values(case, caplog):
     assert jnp.max(jnp.abs(first.x - second.x)) > 1e-3
 
 
+@twins_are_slow
 def test_compiled_equals_eager(case):
     instance = _instance(case)
     eager = run(KEY, instance.problem(0), instance.prior, instance.solver)
     _assert_same(eager, _solve(case))
 
 
+@twins_are_slow
 def test_stepwise_equals_scan_and_resumes_from_disk(case, tmp_path):
     instance = _instance(case)
     arguments = (KEY, instance.problem(0), instance.prior, instance.solver)
@@ -172,15 +181,7 @@ def test_a_network_that_returns_nan_is_a_status(case):
     assert _solve(case, prior=broken).status == Status.NONFINITE
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.slow if case.slow_gradient else ())
-        for case in CASES
-    ],
-    ids=lambda case: case.name,
-    indirect=True,
-)
+@twins_are_slow
 def test_gradients_are_finite(case):
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1, 2), allow_int=True)

@@ -32,30 +32,12 @@ from diffctl.control import (
 )
 from diffctl.control.problem import Dynamics, Step
 from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
-from diffctl.diffusion import Euler, NoiseGrid, NoiseLevel, ReverseStep, karras
+from diffctl.diffusion import Euler, NoiseGrid, ReverseStep, karras
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers import doc_presets
 from diffctl.solvers.costs import likelihood
-
-Weighting = Callable[[NoiseLevel, NoiseLevel], jax.Array]
-
-
-def inverse_guidance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
-    """Return 1 / gamma, gamma the deterministic step's own weight of a score.
-
-    In the coordinates z it is
-    gamma = sigma (sigma - sigma') / sqrt((1 + sigma^2) (1 + sigma'^2)). A control that
-    costs 1 / gamma enters with the strength of a likelihood score (the corrected lemma
-    4.2), so late controls, which could leave the data manifold, are expensive.
-    """
-    gamma = now.sigma * (now.sigma - next.sigma)
-    return jnp.sqrt((1 + now.sigma**2) * (1 + next.sigma**2)) / gamma
-
-
-def uniform_weight(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
-    """Return 1 at every level."""
-    return jnp.ones_like(now.sigma)
+from diffctl.solvers.weighting import Weighting, inverse_guidance
 
 
 @pytree_dataclass
@@ -132,13 +114,12 @@ class DOC(Solver):
     @classmethod
     def paper(cls, task: str) -> "DOC":
         """Return the settings of the paper's table 2; see `doc_presets.paper`."""
-        return cls(**doc_presets.paper(task), weighting=uniform_weight, start_scale=1.0)
+        return cls(**doc_presets.paper(task))
 
     @classmethod
     def released_code(cls, task: str) -> "DOC":
         """Return what the public code does by default; see `doc_presets`."""
-        settings = doc_presets.released_code(task)
-        return cls(**settings, weighting=uniform_weight, start_scale=1.0)
+        return cls(**doc_presets.released_code(task))
 
     def init(
         self, key: jax.Array, problem: Problem, prior: DiffusionPrior

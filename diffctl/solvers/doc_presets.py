@@ -23,6 +23,7 @@ from diffctl.diffusion import DDPM, Ancestral, Euler, NoiseGrid, clip, ddpm
 from diffctl.diffusion.discrete import respaced_timesteps
 from diffctl.solvers.costs import residual_norm
 from diffctl.solvers.tasks import for_task
+from diffctl.solvers.weighting import uniform_weight
 
 _PAPER_ITERATIONS: Mapping[str, int] = {
     "super_resolution_x4": 50,
@@ -64,6 +65,8 @@ def paper(task: str) -> dict[str, Any]:
         "reverse": Euler(),
         "optimizer": TrajectoryOptimizer(backward=backward, update=update),
         "control_weight": 1e-4,
+        "weighting": uniform_weight,
+        "start_scale": 1.0,
         "terminal": residual_norm,
     }
 
@@ -100,6 +103,8 @@ def released_code(task: str, num_levels: int = 20) -> dict[str, Any]:
         "reverse": Ancestral(bound=clip),
         "optimizer": TrajectoryOptimizer(backward=AdjointBackward(), update=update),
         "control_weight": jnp.asarray(released_weights(num_levels, scale)),
+        "weighting": uniform_weight,
+        "start_scale": 1.0,
         "terminal": residual_norm,
     }
 

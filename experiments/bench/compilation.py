@@ -16,12 +16,14 @@ import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import diffctl
-from diffctl.cli.tasks import make_problem
+from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.tasks import Request
+task = "random_inpainting"
 prior = diffctl.assets.digits_prior()
 images, _ = diffctl.assets.test_digits()
-problem = make_problem("random_inpainting", images[0], jax.random.key(0))
-from diffctl.cli.solvers import make_solver
-solver = make_solver("doc", "random_inpainting")
+request = Request(shape=prior.shape, key=jax.random.key(0), image=images[0])
+problem = TASKS[task].pose(request).problem
+solver = SOLVERS["doc"].build(task, prior, None)
 start = time.perf_counter()
 jax.block_until_ready(diffctl.solve(jax.random.key(0), problem, prior, solver))
 first = time.perf_counter() - start

@@ -32,7 +32,7 @@ from diffctl.operators import (
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.solvers import DOC, DPS, doc_presets
 from diffctl.solvers.costs import likelihood
-from diffctl.solvers.doc import uniform_weight
+from diffctl.solvers.weighting import uniform_weight
 
 SIZE, NUM_MEASURED, BATCH = 4, 2, 3
 

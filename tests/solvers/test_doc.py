@@ -23,7 +23,7 @@ from diffctl.control import (
 )
 from diffctl.diffusion import Ancestral, Euler, Heun
 from diffctl.solvers import DOC, solve
-from diffctl.solvers.doc import inverse_guidance, uniform_weight
+from diffctl.solvers.weighting import inverse_guidance, uniform_weight
 from tests.solvers.bed import NOISE_STD, NUM_MEASURED, SIZE, bed, grid, mixture
 from tests.tolerances import EXACT32, EXACT64
 

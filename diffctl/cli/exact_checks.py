@@ -21,8 +21,8 @@ from diffctl.diffusion import Ancestral, Euler, Heun, geometric, sample
 from diffctl.operators import DenseMatrix, GaussianNoise, LinearOperator, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import DOC, DPS, likelihood, solve
-from diffctl.solvers.weighting import uniform_weight
 from diffctl.solvers.dps import exact_unit
+from diffctl.solvers.weighting import uniform_weight
 
 _SIZE, _OBSERVED, _NOISE_STD, _WEIGHT = 4, 2, 0.3, 0.2
 _STEPS, _SIGMA_MIN, _SIGMA_MAX = 5, 0.1, 4.0

@@ -165,9 +165,13 @@ def _check_isolation(instance: Instance, before: Solution) -> None:
         assert jnp.all(jnp.isfinite(after.x))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.calls_depend_on_batch],
+    ids=lambda case: case.name,
+    indirect=True,
+)
 def test_a_solve_alone_counts_its_calls(case):
-    if not case.calls_depend_on_batch:
-        pytest.skip("counted in a batch")
     instance = _instance(case)
     with counting() as calls:
         prior = CountingPrior(inner=instance.prior)

@@ -3,14 +3,12 @@
 Exit codes: 0 done, 1 a check failed or the numbers did, 2 bad input, 130 interrupted.
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from diffctl.cli import options
 from diffctl.cli.terminal import Outcome, Terminal
-from diffctl.cli.worker import abandoned
+from diffctl.cli.worker import leave
 
 # The module whose `run(command, terminal)` does the work, imported when it is chosen.
 _RUNNERS: dict[type, str] = {
@@ -36,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = _run(command, terminal)
     except KeyboardInterrupt as stop:
         terminal.note(f"diffctl: interrupted. {stop}".rstrip())
-        return _leave(130)
+        return leave(130)
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         if command.debug:
             raise
@@ -68,12 +66,3 @@ def _message(error: Exception) -> str:
             "install it by `pip install 'diffctl[report]'`."
         )
     return str(error) or type(error).__name__
-
-
-def _leave(code: int) -> int:
-    """Return the code; end the process at once if work is still running in a thread."""
-    if abandoned():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code

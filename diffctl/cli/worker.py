@@ -4,6 +4,8 @@ Signals are handled between bytecodes of the main thread, which a compilation or
 running program of XLA can hold up for a minute.
 """
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,3 +36,12 @@ def interruptible(work: Callable[[], T]) -> T:
 def abandoned() -> bool:
     """Return whether work goes on that nobody waits for."""
     return any(thread.name == _THREAD_NAME for thread in threading.enumerate())
+
+
+def leave(code: int) -> int:
+    """Return an exit code; end the process at once if abandoned work goes on."""
+    if abandoned():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import diffctl
 from diffctl.control import Recompute, StorePullbacks
 from experiments.bench.iteration import doc_iteration
+from experiments.bench.timing import interleaved
 
 MEGABYTE = 2**20
 
@@ -34,8 +35,6 @@ def measure(prior: Any, levels: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def measure_batches(prior: Any, sizes: tuple[int, ...], repeats: int) -> dict[str, Any]:
     """Return seconds of a short DOC solve for each batch size, and the spread of x."""
-    from experiments.bench.timing import interleaved
-
     key = jax.random.key(0)
     operator = diffctl.operators.Mask.random(key, prior.shape, drop_fraction=0.5)
     noise = diffctl.GaussianNoise(std=0.05)

@@ -3,7 +3,6 @@
 Errors become a line and an exit code, and Ctrl-C keeps what is done.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import tyro
 
 from diffctl.cli.compilation import keep_compiled_programs
 from diffctl.cli.terminal import Terminal
-from diffctl.cli.worker import abandoned
+from diffctl.cli.worker import leave
 from experiments.common.store import Results
 
 
@@ -69,17 +68,8 @@ def guarded(work: Callable[[Terminal], None]) -> int:
         terminal.note(
             "Interrupted. Finished chunks are kept; the same command goes on."
         )
-        return _leave(130)
+        return leave(130)
     except (ValueError, TypeError, OSError) as error:
         terminal.error(str(error))
         return 2
     return 0
-
-
-def _leave(code: int) -> int:
-    """Return the code; end the process at once if a solve is still running."""
-    if abandoned():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code

@@ -28,7 +28,7 @@ NOISE_STD = 0.05
 
 # Chosen for two CPU cores: about the same time for both solvers. DPS
 # is meant to take 1000 steps, and is better with them.
-_LEVELS, _ITERATIONS = 10, 25
+_LEVELS, _ITERATIONS = 50, 3
 _DPS_STEPS = 200
 _GUIDANCE_SCALE = 1.0  # of DPS on -log p(class), in its own units
 

@@ -87,6 +87,8 @@ class Training(Common):
     Attributes:
         data: An .npz file with uint8 images (N, H, W, C).
         out: Folder for the model; checkpoints are kept beside it until it is done.
+        start_from: Folder of a model of the same shapes whose parameters to start from,
+            instead of random ones.
         images: Name of the array of training images.
         held_out: Name of the array of images to evaluate on; empty for none.
         num_steps: Optimiser steps.
@@ -102,6 +104,7 @@ class Training(Common):
 
     data: Path
     out: Path
+    start_from: Path | None = None
     images: str = "x_train"
     held_out: str = "x_test"
     num_steps: int = 20_000

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 from diffctl.cli.names import lookup
-from diffctl.cli.options import TrainClassifier, TrainPrior
+from diffctl.cli.options import TrainClassifier, Training, TrainPrior
 from diffctl.nets import Architecture
 from diffctl.priors import EDMPreconditioning, NetworkPrior
-from diffctl.priors.storage import write_model
+from diffctl.priors.storage import parameter_names, read_model, write_model
 from diffctl.training import (
     ClassificationLoss,
     Dataset,
@@ -89,7 +89,7 @@ def prior_recipe(command: TrainPrior) -> Recipe:
         prior_of(net).save(folder, overwrite=True, notes=notes)
 
     return Recipe(
-        net=architecture.build(nnx.Rngs(params=jax.random.key(command.seed))),
+        net=_initial_net(command, architecture, "diffusion prior"),
         objective=DenoisingLoss(preconditioning=rule, dtype=dtype),
         dataset=dataset,
         evaluate=evaluate,
@@ -134,9 +134,26 @@ def classifier_recipe(command: TrainClassifier) -> Recipe:
         write_model(folder, net, description, overwrite=True)
 
     return Recipe(
-        net=architecture.build(nnx.Rngs(params=jax.random.key(command.seed))),
+        net=_initial_net(command, architecture, "classifier"),
         objective=ClassificationLoss(max_shift=command.max_shift),
         dataset=dataset,
         evaluate=evaluate,
         save=save,
     )
+
+
+def _initial_net(command: Training, architecture: Architecture, kind: str) -> Any:
+    if command.start_from is None:
+        return architecture.build(nnx.Rngs(params=jax.random.key(command.seed)))
+    net, _ = read_model(command.start_from, kind=kind)
+    if _shapes(net) != _shapes(architecture.abstract()):
+        raise ValueError(
+            f"--start-from {command.start_from} holds a network of other shapes than "
+            "the options describe; pass the widths and blocks that it was trained with."
+        )
+    return net
+
+
+def _shapes(net: Any) -> dict[str, tuple[int, ...]]:
+    shapes = [leaf.shape for leaf in jax.tree.leaves(net)]
+    return dict(zip(parameter_names(net), shapes, strict=True))

@@ -26,10 +26,14 @@ from diffctl.cli.recipes import Recipe, classifier_recipe, prior_recipe
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.unfinished import Unfinished
 from diffctl.cli.worker import interruptible
+from diffctl.priors.storage import WEIGHTS
 from diffctl.training import constant, cosine, create_state, train
 
 # Options that do not change the result.
-_FREE = ("out", "data", "overwrite", "resume", "json", "debug", "checkpoint_every")
+_FREE = (
+    *("out", "data", "start_from"),  # the last two count by their content
+    *("overwrite", "resume", "json", "debug", "checkpoint_every"),
+)
 _CURVE_POINTS = 200
 _READ_EVERY = 10
 
@@ -198,6 +202,9 @@ def _publish(
 def _settings(command: Training) -> dict[str, Any]:
     """Return what decides the result, as JSON."""
     chosen = {k: v for k, v in dataclasses.asdict(command).items() if k not in _FREE}
+    if command.start_from is not None:
+        weights = command.start_from / WEIGHTS
+        chosen["start_from_sha256"] = manifest.digest(weights)
     return chosen | {"data_sha256": manifest.digest(command.data)}
 
 

@@ -22,6 +22,7 @@ from diffctl.control import (
 from diffctl.diffusion import DDPM, Ancestral, Euler, NoiseGrid, clip, ddpm
 from diffctl.diffusion.discrete import respaced_timesteps
 from diffctl.solvers.costs import residual_norm
+from diffctl.solvers.first_guess import NoControls
 from diffctl.solvers.tasks import for_task
 from diffctl.solvers.weighting import uniform_weight
 
@@ -67,6 +68,7 @@ def paper(task: str) -> dict[str, Any]:
         "control_weight": 1e-4,
         "weighting": uniform_weight,
         "start_scale": 1.0,
+        "first_guess": NoControls(),
         "terminal": residual_norm,
     }
 
@@ -105,6 +107,7 @@ def released_code(task: str, num_levels: int = 20) -> dict[str, Any]:
         "control_weight": jnp.asarray(released_weights(num_levels, scale)),
         "weighting": uniform_weight,
         "start_scale": 1.0,
+        "first_guess": NoControls(),
         "terminal": residual_norm,
     }
 

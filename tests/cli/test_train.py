@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,6 +78,22 @@ def test_a_killed_training_ends_in_the_same_bits(
     net, description = read_model(whole, kind="classifier")
     assert description["notes"]["held_out_images"] == 6
     assert net(jnp.zeros((12, 12, 1))).shape == (3,)
+
+
+def test_training_goes_on_from_a_model(classifier, tmp_path, capsys):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    assert main(classifier(first)) == 0
+    start = ("--start-from", str(first))
+    assert main(classifier(second, *start, "--peak-rate", "1e-12")) == 0
+    nets = [read_model(folder, kind="classifier")[0] for folder in (first, second)]
+    chex.assert_trees_all_close(*nets, rtol=0, atol=1e-7)
+    settings = json.loads((second / "training.json").read_text())["settings"]
+    assert len(settings["start_from_sha256"]) == 64
+    assert "start_from" not in settings, "a path of this machine"
+    assert main(classifier(other, *start, "--width", "3")) == 2
+    assert "holds a network of other shapes" in capsys.readouterr().err
+    assert main(classifier(other, "--start-from", str(tmp_path / "none"))) == 2
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(classifier, tmp_path):

@@ -22,7 +22,7 @@ from diffctl.control import (
     rollout,
 )
 from diffctl.diffusion import Ancestral, Euler, Heun
-from diffctl.solvers import DOC, solve
+from diffctl.solvers import DOC, NoControls, solve
 from diffctl.solvers.weighting import inverse_guidance, uniform_weight
 from tests.solvers.bed import NOISE_STD, NUM_MEASURED, SIZE, bed, grid, mixture
 from tests.tolerances import EXACT32, EXACT64
@@ -149,17 +149,27 @@ def _low_rank(rank, **fields):
 @pytest.mark.parametrize(
     ("fields", "fwd", "vjp"),
     [
-        # T to begin with; an iteration is a rollout, a linearisation and r + 1 VJPs.
-        ({"optimizer": _first_order()}, 5 + 3 * 10, 3 * 5),
+        # A guided rollout is one look ahead and one step; then comes the first rollout;
+        # an iteration is a rollout, a linearisation and r + 1 VJPs.
+        ({"optimizer": _first_order()}, 15 + 3 * 10, 5 + 3 * 5),
         (
-            {"optimizer": _first_order(linearisation=StorePullbacks())},
-            5 + 3 * 5,
+            {"optimizer": _first_order(), "first_guess": NoControls()},
+            5 + 3 * 10,
             3 * 5,
         ),
-        ({"optimizer": _low_rank(2)}, 5 + 3 * 10, 3 * 5 * 3),
-        ({"optimizer": _first_order(), "reverse": Heun()}, 2 * 35, 2 * 15),
+        (
+            {"optimizer": _first_order(linearisation=StorePullbacks())},
+            15 + 3 * 5,
+            5 + 3 * 5,
+        ),
+        ({"optimizer": _low_rank(2)}, 15 + 3 * 10, 5 + 3 * 5 * 3),
+        (
+            {"optimizer": _first_order(), "reverse": Heun()},
+            5 * (1 + 2 + 2) + 3 * 20,
+            5 + 3 * 10,
+        ),
     ],
-    ids=["first_order", "stored", "rank_2", "heun"],
+    ids=["first_order", "unguided", "stored", "rank_2", "heun"],
 )
 def test_calls_follow_the_formula(fields, fwd, vjp):
     solver = _solver(num_steps=3, control_weight=0.5, **fields)

@@ -26,15 +26,18 @@ ALLOWED = {
 FACADE = set(ALLOWED) | {"__version__", "Problem", "assets"}
 TOP = FACADE | {"report", "cli"}
 ALLOWED |= {"assets": {"priors"}, "report": FACADE, "cli": TOP, "": FACADE}
-OUTSIDE = {"weights_convert": CORE | {"nets"}, "experiments": TOP | {""}}
+OUTSIDE = {
+    "weights_convert": CORE | {"nets", "diffusion", "priors"},
+    "experiments": TOP | {""},
+}
 
 # Third-party packages that only some rooms may touch.
 RESTRICTED = {
     "torch": {"weights_convert"},
     "matplotlib": {"report", "experiments"},
     "PIL": {"report", "cli", "experiments"},
-    "tyro": {"cli", "experiments"},
-    "rich": {"cli", "report", "experiments"},
+    "tyro": {"cli", "experiments", "weights_convert"},
+    "rich": {"cli", "report", "experiments", "weights_convert"},
     "orbax": {"checkpoint"},
 }
 HIDDEN = {"weights_convert", "experiments", "tests"}

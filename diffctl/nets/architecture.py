@@ -7,12 +7,24 @@ from typing import Any
 
 from flax import nnx
 
+from diffctl.nets.adm import ADMClassifier, ADMUNet
+from diffctl.nets.autoencoder import AutoencoderKL
 from diffctl.nets.classifier import SmallClassifier
+from diffctl.nets.ddpm import DDPMUNet
+from diffctl.nets.edm import EDMADMUNet, SongUNet
+from diffctl.nets.mnist import DigitClassifier
 from diffctl.nets.unet import UNet
 
 ARCHITECTURES: Mapping[str, type[nnx.Module]] = {
     "unet": UNet,
     "small_classifier": SmallClassifier,
+    "adm_unet": ADMUNet,
+    "adm_classifier": ADMClassifier,
+    "song_unet": SongUNet,
+    "edm_adm_unet": EDMADMUNet,
+    "ddpm_unet": DDPMUNet,
+    "autoencoder_kl": AutoencoderKL,
+    "digit_classifier": DigitClassifier,
 }
 
 

@@ -32,7 +32,7 @@ class Conv(nnx.Module):
         """Draw kernels of std gain / sqrt(fan-in); `padding=None` keeps the size."""
         shape = (size, size, channels_in, channels_out)
         self.kernel = nnx.Param(
-            _normal(rngs, shape, gain, fan_in=size**2 * channels_in)
+            scaled_normal(rngs, shape, gain, fan_in=size**2 * channels_in)
         )
         self.bias = nnx.Param(jnp.zeros(channels_out))
         self.stride = stride
@@ -51,7 +51,7 @@ class Linear(nnx.Module):
         self, features_in: int, features_out: int, *, gain: float = 1.0, rngs: nnx.Rngs
     ):
         shape = (features_in, features_out)
-        self.kernel = nnx.Param(_normal(rngs, shape, gain, fan_in=features_in))
+        self.kernel = nnx.Param(scaled_normal(rngs, shape, gain, fan_in=features_in))
         self.bias = nnx.Param(jnp.zeros(features_out))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -78,7 +78,8 @@ class GroupNorm(nnx.Module):
         # Two passes: the one-pass variance cancels badly on inputs with an offset.
         centred = wide - self._group_mean(wide)
         inverse_std = jax.lax.rsqrt(self._group_mean(centred**2) + self.epsilon)
-        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
+        scale = self.scale[...].astype(wide.dtype)[None, None]
+        bias = self.bias[...].astype(wide.dtype)[None, None]
         return (centred * inverse_std * scale + bias).astype(x.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
@@ -86,53 +87,6 @@ class GroupNorm(nnx.Module):
         per_channel = jnp.mean(x, axis=(0, 1)).reshape(self.groups, -1)
         per_group = jnp.mean(per_channel, axis=1, keepdims=True)
         return jnp.broadcast_to(per_group, per_channel.shape).reshape(1, 1, -1)
-
-
-class Attention(nnx.Module):
-    """Residual self-attention over the pixels of one image: (H, W, C) -> (H, W, C)."""
-
-    def __init__(self, channels: int, *, heads: int, groups: int, rngs: nnx.Rngs):
-        self.norm = GroupNorm(channels, groups=groups)
-        self.qkv = Linear(channels, 3 * channels, rngs=rngs)
-        self.out = Linear(channels, channels, gain=0.0, rngs=rngs)
-        self.heads = heads
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        tokens = self.norm(x).reshape(-1, x.shape[-1])
-        qkv = self.qkv(tokens).reshape(len(tokens), 3, self.heads, -1)
-        mixed = _attend(qkv[:, 0], qkv[:, 1], qkv[:, 2])
-        return x + self.out(mixed.reshape(tokens.shape)).reshape(x.shape)
-
-
-class ResBlock(nnx.Module):
-    """Residual block with a scale and shift that depend on the noise level.
-
-    x -> skip(x) + conv2(silu(norm2(conv1(silu(norm1(x)))) * (1 + scale) + shift))
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        embedding: int,
-        groups: int,
-        rngs: nnx.Rngs,
-    ):
-        """Start as the identity (or the 1x1 skip): the last convolution is zero."""
-        self.norm1 = GroupNorm(channels_in, groups=groups)
-        self.conv1 = Conv(channels_in, channels_out, rngs=rngs)
-        self.modulation = Linear(embedding, 2 * channels_out, gain=0.0, rngs=rngs)
-        self.norm2 = GroupNorm(channels_out, groups=groups)
-        self.conv2 = Conv(channels_out, channels_out, gain=0.0, rngs=rngs)
-        same = channels_in == channels_out
-        self.skip = None if same else Conv(channels_in, channels_out, 1, rngs=rngs)
-
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        scale, shift = jnp.split(self.modulation(embedding), 2)
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
-        h = self.conv2(jax.nn.silu(_modulate(self.norm2(h), scale, shift)))
-        return h + (x if self.skip is None else self.skip(x))
 
 
 class FourierFeatures(nnx.Module):
@@ -177,22 +131,8 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return wide.reshape(2 * rows, 2 * columns, channels)
 
 
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Return softmax(q k^T / sqrt(C)) v per head; all (N, heads, C).
-
-    `jax.nn.dot_product_attention` rounds the weights of a float64 input to float32.
-    """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum("qhc,khc->hqk", query, key, preferred_element_type=wide)
-    weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]))
-    return jnp.einsum("hqk,khc->qhc", weights.astype(value.dtype), value)
-
-
-def _modulate(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    return x * (1 + scale[None, None]) + shift[None, None]
-
-
-def _normal(
+def scaled_normal(
     rngs: nnx.Rngs, shape: tuple[int, ...], gain: float, fan_in: int
 ) -> jax.Array:
+    """Draw parameters of standard deviation gain / sqrt(fan_in)."""
     return jax.random.normal(rngs.params(), shape) * (gain / math.sqrt(fan_in))

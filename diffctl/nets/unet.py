@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.nets.blocks import BlockStyle, ResBlock
 from diffctl.nets.layers import (
-    Attention,
     Conv,
     FourierFeatures,
     GroupNorm,
     Linear,
-    ResBlock,
     depth_to_space,
     mean_pool,
     space_to_depth,
@@ -53,9 +52,10 @@ class UNet(nnx.Module):
         heads: int = 2,
         rngs: nnx.Rngs,
     ):
+        style = BlockStyle(groups=groups)
         shared: dict[str, Any] = {
+            "style": style,
             "embedding": embedding,
-            "groups": groups,
             "rngs": rngs,
         }
         folded = channels * patch**2
@@ -73,7 +73,7 @@ class UNet(nnx.Module):
             for start, width, count in zip(incoming, widths, blocks, strict=True)
         )
         self.middle = ResBlock(widths[-1], widths[-1], **shared)
-        self.attention = Attention(widths[-1], heads=heads, groups=groups, rngs=rngs)
+        self.attention = style.attention(widths[-1], heads, rngs)
         below = (*widths[1:], widths[-1])
         self.up = nnx.List(
             ResBlock(deeper + width, width, **shared)

@@ -1,30 +1,35 @@
 """A neural denoiser as a prior: network, preconditioning, range of noise levels."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from diffctl.core import DiffusionPrior
+from diffctl.core import DiffusionPrior, LearnedVariancePrior
 from diffctl.nets.architecture import Architecture
-from diffctl.priors.preconditioning import EDMPreconditioning, Preconditioning
+from diffctl.priors.preconditioning import (
+    EDMPreconditioning,
+    Preconditioning,
+    from_json,
+    to_json,
+)
 from diffctl.priors.storage import read_model, write_model
 from diffctl.pytree import pytree_dataclass, static
-
-_PRECONDITIONINGS: dict[str, type[Any]] = {"edm": EDMPreconditioning}
 
 
 @pytree_dataclass
 class NetworkPrior(DiffusionPrior):
-    """E[x0 | x_sigma] = c_skip x + c_out net(c_in x, c_noise).
+    """E[x0 | x_sigma] = c_skip x + c_out net(c_in x, c_noise, **condition).
 
     Cost of `denoise`: one network forward. The network computes in `dtype` (None: the
-    dtype of `x`); the result has the dtype of `x`.
+    dtype of `x`); the result has the dtype of `x`. `condition` holds what else the
+    network is given, for instance `{"label": 207}` for a class-conditional one.
     """
+
+    variance: ClassVar[str] = "fixed"
 
     net: Any  # nnx.Module: (*shape), () -> (*shape)
     preconditioning: Preconditioning
@@ -33,6 +38,7 @@ class NetworkPrior(DiffusionPrior):
     sigma_min: float = static(default=0.002)
     sigma_max: float = static(default=80.0)
     dtype: Any = static(default=None)
+    condition: Any = None  # pytree: keyword arguments of the network
 
     @classmethod
     def create(
@@ -64,10 +70,10 @@ class NetworkPrior(DiffusionPrior):
         net, description = read_model(Path(folder), kind="diffusion prior")
         architecture = description["architecture"]
         try:
-            rule = dict(description["preconditioning"])
-            return cls(
+            kind = _VARIANCES[description.get("variance", "fixed")]
+            return kind(
                 net=net,
-                preconditioning=_PRECONDITIONINGS[rule.pop("name")](**rule),
+                preconditioning=from_json(description["preconditioning"]),
                 architecture=Architecture.of(
                     architecture["name"], **architecture["arguments"]
                 ),
@@ -90,13 +96,11 @@ class NetworkPrior(DiffusionPrior):
         Raises:
             FileExistsError: the folder exists and `overwrite` is false.
         """
-        names = {rule: name for name, rule in _PRECONDITIONINGS.items()}
-        rule = {"name": names[type(self.preconditioning)]}
-        values = dataclasses.asdict(self.preconditioning)  # type: ignore[call-overload]
         description = {
             "kind": "diffusion prior",
             "architecture": self.architecture.to_json(),
-            "preconditioning": rule | {k: float(v) for k, v in values.items()},
+            "preconditioning": to_json(self.preconditioning),
+            "variance": self.variance,
             "shape": list(self.shape),
             "sigma_min": self.sigma_min,
             "sigma_max": self.sigma_max,
@@ -106,17 +110,55 @@ class NetworkPrior(DiffusionPrior):
 
     def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         return apply_preconditioned(
-            self.net, self.preconditioning, x, sigma, self.dtype
+            self._conditioned, self.preconditioning, x, sigma, self.dtype
         )
+
+    def _conditioned(self, x: jax.Array, noise: jax.Array) -> jax.Array:
+        return self.net(x, noise, **(self.condition or {}))
+
+
+@pytree_dataclass
+class LearnedVarianceNetworkPrior(NetworkPrior, LearnedVariancePrior):
+    """A network whose output has twice the channels: the noise, then the variance.
+
+    The second half v is the variance of the ancestral step: fraction = (v + 1) / 2.
+    """
+
+    variance: ClassVar[str] = "learned"
+
+    def denoise_with_variance(
+        self, x: jax.Array, sigma: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        x0_hat, extra = _apply(
+            self._conditioned, self.preconditioning, x, sigma, self.dtype
+        )
+        return x0_hat, (extra + 1) / 2
+
+
+_VARIANCES: dict[str, type[NetworkPrior]] = {
+    kind.variance: kind for kind in (NetworkPrior, LearnedVarianceNetworkPrior)
+}
 
 
 def apply_preconditioned(
     net: Any, rule: Preconditioning, x: jax.Array, sigma: jax.Array, dtype: Any = None
 ) -> jax.Array:
-    """Return c_skip x + c_out net(c_in x, c_noise), computed inside in `dtype`."""
+    """Return c_skip x + c_out net(c_in x, c_noise), computed inside in `dtype`.
+
+    Output channels beyond those of `x` (a learned variance) are left out.
+    """
+    return _apply(net, rule, x, sigma, dtype)[0]
+
+
+def _apply(
+    net: Any, rule: Preconditioning, x: jax.Array, sigma: jax.Array, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Return the denoised signal and the remaining output channels."""
     c = rule(jnp.asarray(sigma, x.dtype))
     inner = (c.inside * x).astype(dtype or x.dtype)
-    return c.skip * x + c.out * net(inner, c.noise).astype(x.dtype)
+    raw = net(inner, c.noise).astype(x.dtype)
+    channels = x.shape[-1]
+    return c.skip * x + c.out * raw[..., :channels], raw[..., channels:]
 
 
 def parameter_count(net: Any) -> int:

@@ -1,18 +1,24 @@
-"""Networks on disk: `weights.safetensors` and `model.json`, never a pickle."""
+"""Networks on disk: `weights.safetensors` and `model.json`, never a pickle.
 
+The converter can write an Orbax checkpoint in place of the safetensors file.
+"""
+
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from diffctl import checkpoint
 from diffctl.nets.architecture import Architecture
 
-WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, ORBAX = "weights.safetensors", "model.json", "weights.orbax"
 FORMAT = 1
 
 
@@ -21,6 +27,41 @@ def parameter_names(net: Any) -> list[str]:
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(net)[0]]
     names = [jax.tree_util.keystr(p, simple=True, separator=".") for p in paths]
     return [name.removesuffix(".value") for name in names]
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty scratch folder that becomes `folder` if nothing is raised.
+
+    Raises:
+        FileExistsError: the folder exists and `overwrite` is false, or it exists and
+            is not a model.
+    """
+    if folder.exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder} exists; choose another or pass overwrite=True."
+        )
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise FileExistsError(
+            f"{folder} holds no {DESCRIPTION}, so it is not a model that could be "
+            "overwritten. Choose another folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write `model.json`."""
+    text = json.dumps({"format": FORMAT} | description, indent=2) + "\n"
+    (folder / DESCRIPTION).write_text(text)
 
 
 def write_model(
@@ -34,30 +75,12 @@ def write_model(
     """
     from safetensors.numpy import save_file
 
-    if folder.exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} exists; choose another or pass overwrite=True."
-        )
-    if folder.exists() and not (folder / DESCRIPTION).is_file():
-        raise FileExistsError(
-            f"{folder} holds no {DESCRIPTION}, so it is not a model that could be "
-            "overwritten. Choose another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(net)]
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with new_folder(folder, overwrite=overwrite) as scratch:
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(net)]
         weights = dict(zip(parameter_names(net), arrays, strict=True))
         save_file(weights, scratch / WEIGHTS)
-        text = json.dumps({"format": FORMAT} | description, indent=2) + "\n"
-        (scratch / DESCRIPTION).write_text(text)
-        scratch.chmod(0o755)
         (scratch / WEIGHTS).chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_description(scratch, description)
 
 
 def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
@@ -68,10 +91,14 @@ def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
         ValueError: a file is damaged, of another kind or format, or the tensors are not
             those of the described architecture.
     """
-    description = _read_description(folder, kind)
+    description = read_description(folder, kind)
     net = _abstract_network(folder, description)
-    weights = _read_weights(folder / WEIGHTS)
     names = parameter_names(net)
+    weights = (
+        _restore_weights(folder / ORBAX, net, description)
+        if (folder / ORBAX).is_dir()
+        else _read_weights(folder / WEIGHTS)
+    )
     _check_names(folder, set(names), set(weights))
     leaves, structure = jax.tree.flatten(net)
     for name, leaf in zip(names, leaves, strict=True):
@@ -97,21 +124,28 @@ def _abstract_network(folder: Path, description: dict[str, Any]) -> Any:
         ) from error
 
 
-def _read_description(folder: Path, kind: str) -> dict[str, Any]:
+def read_description(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """Read `model.json`; `kind` None accepts every kind.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is damaged, or of another kind or format.
+    """
     path = folder / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; a {kind} is a folder with {WEIGHTS} and "
-            f"{DESCRIPTION}, as written by `diffctl train`."
+            f"{path} does not exist; a {kind or 'model'} is a folder with {WEIGHTS} "
+            f"and {DESCRIPTION}, as written by `diffctl train`."
         )
     try:
         description = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     found = description.get("kind") if isinstance(description, dict) else None
-    if found != kind or description.get("format") != FORMAT:
+    wanted = kind or found
+    if found is None or found != wanted or description.get("format") != FORMAT:
         raise ValueError(
-            f"{path} describes a {found!r}, expected a {kind!r} in format {FORMAT}."
+            f"{path} describes a {found!r}, expected a {wanted!r} in format {FORMAT}."
         )
     return description
 
@@ -128,6 +162,17 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} is truncated or not a safetensors file: {error}."
         ) from error
+
+
+def _restore_weights(
+    path: Path, net: Any, description: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    dtypes = description.get("dtypes", {})
+    like = {
+        name: jax.ShapeDtypeStruct(leaf.shape, dtypes.get(name, leaf.dtype))
+        for name, leaf in zip(parameter_names(net), jax.tree.leaves(net), strict=True)
+    }
+    return checkpoint.restore(path, like)
 
 
 def _check_names(folder: Path, needed: set[str], found: set[str]) -> None:

@@ -98,3 +98,62 @@ def test_descriptions_rebuild_networks():
     assert Architecture.of("unet", **TINY).to_json()["arguments"]["widths"] == [8, 12]
     with pytest.raises(ValueError, match=r"no network called 'vnet'; .*unet"):
         Architecture.of("vnet")
+
+
+LADDER = {"width": 32, "blocks": 1}
+
+
+@pytest.mark.parametrize("modulation", ["film", "additive"])
+@pytest.mark.parametrize("resample", ["convolution", "residual"])
+@pytest.mark.parametrize("classes", [0, 4])
+def test_variants_of_the_ddpm_network_fit_together(modulation, resample, classes):
+    """Wiring only; the numbers are compared with PyTorch in `weights_convert`."""
+    architecture = Architecture.of(
+        "ddpm_unet",
+        channels=[3, 32, 6],
+        down=[LADDER | {"resample": resample}, LADDER | {"width": 64, "heads": 2}],
+        up=[
+            {"width": 64, "blocks": 2, "heads": 2, "resample": resample},
+            {"width": 32, "blocks": 2},
+        ],
+        middle={"heads": 0, "gain": 0.5, "norm": True},
+        style={"groups": 8, "epsilon": 1e-5, "modulation": modulation},
+        time={"shift": 0, "sines_first": False},
+        classes=classes,
+    )
+    net = architecture.abstract()
+    more = {"label": jnp.int32(1)} if classes else {}
+    x = jax.ShapeDtypeStruct((8, 8, 3), jnp.bfloat16)
+    out = jax.eval_shape(lambda net, x: net(x, jnp.float32(7.5), **more), net, x)
+    assert (out.shape, out.dtype) == ((8, 8, 6), jnp.bfloat16)
+
+
+@pytest.mark.slow
+def test_the_network_of_the_faces_runs():
+    """93 million parameters at 256 pixels: a forward pass and a VJP, on any device."""
+    widths = [128, 128, 256, 256, 512, 512]
+    levels = [{"width": width, "blocks": 1} for width in widths]
+    levels[4] |= {"heads": 8, "heads_up": 8}
+    architecture = Architecture.of(
+        "adm_unet", channels=[3, 6], width=128, levels=levels, middle_heads=8
+    )
+    leaves, structure = jax.tree.flatten(architecture.abstract())
+    rng = np.random.default_rng(0)
+
+    def drawn(shape):
+        values = rng.standard_normal(shape, np.float32)
+        return jnp.asarray(values / np.sqrt(max(1, np.prod(shape[:-1]))))
+
+    net = jax.tree.unflatten(structure, [drawn(leaf.shape) for leaf in leaves])
+    assert parameter_count(net) == 93_563_910
+    x = jnp.asarray(rng.standard_normal((256, 256, 3), np.float32))
+
+    @jax.jit
+    def both(net, x):
+        out, pull = jax.vjp(lambda x: net(x, jnp.float32(500.0)), x)
+        return out, pull(out)[0]
+
+    out, gradient = both(net, x)
+    assert (out.shape, gradient.shape) == ((256, 256, 6), x.shape)
+    chex.assert_tree_all_finite((out, gradient))
+    assert jnp.any(gradient != 0)

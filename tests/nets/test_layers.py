@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from diffctl.nets.blocks import BlockStyle, ResBlock
 from diffctl.nets.layers import (
-    Attention,
     Conv,
     FourierFeatures,
     GroupNorm,
     Linear,
-    ResBlock,
     depth_to_space,
     mean_pool,
     space_to_depth,
@@ -74,7 +73,7 @@ def test_group_norm_accumulates_half_precision_in_float32():
 
 @pytest.mark.usefixtures("x64")
 def test_attention_is_softmax_of_scaled_products():
-    block = _perturbed(Attention(CHANNELS, heads=2, groups=GROUPS, rngs=nnx.Rngs(0)))
+    block = _perturbed(BlockStyle(groups=GROUPS).attention(CHANNELS, 2, nnx.Rngs(0)))
     x = _image()
     normed = np.asarray(block.norm(jnp.asarray(x))).reshape(-1, CHANNELS)
     qkv = normed @ np.asarray(block.qkv.kernel[...]) + np.asarray(block.qkv.bias[...])
@@ -91,7 +90,7 @@ def test_attention_is_softmax_of_scaled_products():
 @pytest.mark.usefixtures("x64")
 def test_residual_block_scales_and_shifts_by_the_embedding():
     """Scale and shift act between the second norm and its nonlinearity."""
-    make = {"embedding": 5, "groups": GROUPS, "rngs": nnx.Rngs(0)}
+    make = {"style": BlockStyle(groups=GROUPS), "embedding": 5, "rngs": nnx.Rngs(0)}
     block = _perturbed(ResBlock(CHANNELS, 4, **make))
     x, embedding = jnp.asarray(_image()), jnp.linspace(-1.0, 1.0, 5)
     scale, shift = np.split(np.asarray(block.modulation(embedding)), 2)

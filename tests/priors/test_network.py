@@ -176,7 +176,7 @@ def _remove(name):
         (_set("architecture", "name", "vnet"), "no network called 'vnet'"),
         (_set("architecture", "arguments", "depth", 3), "unexpected keyword.*depth"),
         (_set("architecture", "arguments", "groups", 3), "cannot be split into 3"),
-        (_set("preconditioning", "name", "vp"), "'vp'"),
+        (_set("preconditioning", "name", "vq"), "'vq'"),
         (_set("preconditioning", "speed", 1.0), "speed"),
         (_remove("sigma_min"), "sigma_min"),
     ],

@@ -1,0 +1,132 @@
+"""Which state dict of a file is meant."""
+
+import numpy as np
+import pytest
+
+from tests.weights_convert.readers.files import zip_file
+from tests.weights_convert.readers.pickles import Call, Name, Raw, opcodes, ordered
+from tests.weights_convert.readers.test_torch_files import assert_holds
+from weights_convert.readers import CheckpointError
+
+ONES, TWOS = np.ones((2, 3)), np.full((2, 3), 2.0)
+MODEL, AVERAGE = {"a.w": ONES, "a.b": ONES[0]}, {"a.w": TWOS, "a.b": TWOS[0]}
+OPTIMISER = {"state": {0: {"step": 1, "exp_avg": ONES}}, "param_groups": [{"lr": 0.1}]}
+SMALL = {"decay": np.array(0.99)}
+
+# What the file holds, what is found in it, what is selected.
+CASES = {
+    "bare": (MODEL, ["."], "."),
+    "lightning": (
+        {"epoch": 1, "state_dict": MODEL, "optimizer_states": [OPTIMISER]},
+        ["state_dict"],
+        "state_dict",
+    ),
+    "average_preferred": (
+        {"model": MODEL, "ema": AVERAGE, "opt": OPTIMISER},
+        ["model", "ema"],
+        "ema",
+    ),
+    "average_inside": (
+        {"params": MODEL, "params_ema": AVERAGE},
+        ["params", "params_ema"],
+        "params_ema",
+    ),
+    "nested": (
+        {"ema": {"state_dict": AVERAGE, "steps": 3}, "state_dict": MODEL},
+        ["state_dict", "ema/state_dict"],
+        "ema/state_dict",
+    ),
+    "list": ([MODEL, OPTIMISER, 3, 4, AVERAGE], ["0", "4"], "4"),
+    "list_without_average": ([MODEL, OPTIMISER, 3, 4], ["0"], "0"),
+    "small_average": ({"ema": SMALL, "model": MODEL}, ["ema", "model"], "model"),
+    "schedule_beside": ({"betas": ONES[0], "unet": MODEL}, [".", "unet"], "unet"),
+    "usual_name": ({"other": AVERAGE, "net": MODEL}, ["other", "net"], "net"),
+    "largest": ({"a": MODEL | {"c": ONES}, "b": MODEL}, ["a", "b"], "a"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_choice(case, opened):
+    value, names, selected = CASES[case]
+    checkpoint = opened(zip_file(value))
+    assert (list(checkpoint.choices), checkpoint.container) == (names, selected)
+
+
+def test_another_choice(opened):
+    data = zip_file({"model": ordered(MODEL), "ema": ordered(AVERAGE)})
+    checkpoint = opened(data)
+    assert_holds(checkpoint, AVERAGE)
+    assert_holds(checkpoint.select("model"), MODEL)
+    assert_holds(opened(data, container="model"), MODEL)
+    assert_holds(checkpoint.select("ema:a."), {"w": TWOS, "b": TWOS[0]})
+    for name in ("modell", "model:b.", "model:", "modell:a."):
+        with pytest.raises(CheckpointError, match="it has: 'model', 'ema'"):
+            checkpoint.select(name)
+
+
+def test_long_lists_of_choices_are_shortened(opened):
+    value = {f"net {i}": MODEL for i in range(40)}
+    with pytest.raises(CheckpointError, match=r"'net 11', \.{4}$"):
+        opened(zip_file(value), container="none")
+
+
+def test_wrappers_are_taken_off(opened):
+    wrapped = {f"module._orig_mod.{name}": array for name, array in MODEL.items()}
+    assert_holds(opened(zip_file({"state_dict": wrapped})), MODEL)
+    partly = {"module.a": ONES, "b": TWOS}
+    assert_holds(opened(zip_file(partly)), partly)
+
+
+def test_what_stands_beside_is_kept(opened):
+    namespace = Call(Name("argparse", "Namespace"), state={"lr": 0.1})
+    value = {"epoch": 3, "args": namespace, "state_dict": MODEL | {"version": 2}}
+    extra = opened(zip_file(value)).extra
+    assert (extra["epoch"], extra["version"]) == (3, 2)
+    assert extra["args"].state == {"lr": 0.1}
+
+
+def test_strange_keys_are_passed_over(opened):
+    """Callbacks of training programs are kept under classes and tuples."""
+    keys = (Name("callbacks", "Stop"), ("a", 1), ("b", 2), 1, "1", None, 0.5)
+    value = {"callbacks": dict.fromkeys(keys, 3), "state_dict": MODEL}
+    checkpoint = opened(zip_file(value))
+    assert list(checkpoint.choices) == ["state_dict"]
+    assert_holds(checkpoint, MODEL)
+
+
+def test_weights_that_only_torch_can_rebuild(opened):
+    quantised = Call(Name("torch._utils", "_rebuild_qtensor"), (ONES,))
+    value = {"model": {"w": quantised, "b": ONES}, "plain": {"b": ONES}}
+    with pytest.raises(CheckpointError, match=r"'w' in model .* 'plain'"):
+        opened(zip_file(value), container="model")
+
+
+NOTHING = {
+    "number": 3,
+    "text": {"a": "b"},
+    "namespace": Call(Name("argparse", "Namespace"), state={"w": 1}),
+    "optimiser": OPTIMISER,
+    "deeper_than_we_look": [[[[[[MODEL]]]]]],
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_files_without_a_state_dict(case, opened):
+    with pytest.raises(CheckpointError, match="no dictionary of tensors"):
+        opened(zip_file(NOTHING[case]))
+
+
+def test_containers_that_hold_themselves(opened):
+    """A dictionary whose entry "self" is the dictionary, and "more" a subclass."""
+    inside = Raw(b"}q\5" + opcodes("self") + b"h\5s" + opcodes("epoch") + b"K\7s")
+    easy = Call(Name("dnnlib", "EasyDict"), (), {"model": MODEL})
+    checkpoint = opened(zip_file({"loop": inside, "more": easy}))
+    assert list(checkpoint.choices) == ["more/model"]
+    assert_holds(checkpoint, MODEL)
+
+
+def test_names_are_safe_to_print(opened):
+    with pytest.raises(CheckpointError, match="printed"):
+        opened(zip_file({"\x1b]0;title\x07": ONES}))
+    with pytest.raises(CheckpointError, match="two tensors"):
+        opened(zip_file({"1": ONES, 1: TWOS}))

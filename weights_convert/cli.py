@@ -1,0 +1,245 @@
+"""The command line: convert (the default), inspect, verify, export.
+
+Exit codes: 0 done, 1 the networks differ, 2 bad input, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from tyro.conf import Positional
+
+from diffctl.nets.architecture import Architecture
+from diffctl.priors.storage import read_description, read_model
+from weights_convert import export, report
+from weights_convert.configs import CONFIGS
+from weights_convert.convert import Conversion, detect, prepare
+from weights_convert.families import FAMILIES
+from weights_convert.families.base import ConfigError, Family
+from weights_convert.inputs import locate
+from weights_convert.output import write
+from weights_convert.readers import Checkpoint, open_checkpoint
+from weights_convert.verify import verify
+
+_CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
+_FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn a PyTorch checkpoint into a folder that diffctl loads.
+
+    Other commands: inspect FILE, verify FOLDER, export FOLDER; each has --help.
+    """
+
+    source: Positional[Path]
+    """weight file, or folder as huggingface/diffusers writes it"""
+    out: Path | None = None
+    """folder to write; needed unless --dry-run"""
+    config: Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)] = None
+    family: Annotated[str | None, tyro.conf.arg(help=_FAMILY_HELP)] = None
+    container: str | None = None
+    """which state dict of the file, as `inspect` lists them"""
+    dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
+    """of the parameters"""
+    reference: Path | None = None
+    """recorded arrays (.npz) to compare with"""
+    orbax: bool = False
+    """write an Orbax checkpoint instead of a safetensors file"""
+    overwrite: bool = False
+    """replace the folder if it holds a model"""
+    dry_run: bool = False
+    """only show what would fill what"""
+
+    def run(self, console: Console) -> int:
+        """Convert; return the exit code."""
+        conversion, file = self._prepare()
+        title, shape = conversion.family.title, conversion.plan.shape
+        console.print(f"{title}; images {shape}", markup=False, highlight=False)
+        if self.dry_run:
+            console.print(report.mapping_table(conversion))
+            return 0
+        if self.out is None:
+            raise ConfigError("--out FOLDER is needed, or --dry-run.")
+        self._write(conversion, file, self.out, console)
+        if self.reference is not None:
+            return Verify(self.out, self.reference).run(console)
+        return 0
+
+    def _prepare(self) -> tuple[Conversion, Path]:
+        found = locate(self.source, self.config)
+        checkpoint = open_checkpoint(found.file, self.container)
+        config = _settings(checkpoint) | found.config
+        conversion = prepare(checkpoint.tensors, config, self.family or found.family)
+        return conversion, found.file
+
+    def _write(
+        self, conversion: Conversion, file: Path, out: Path, console: Console
+    ) -> None:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"writing {out}", total=_bytes(conversion))
+            write(
+                conversion,
+                out,
+                source=file,
+                dtype=None if self.dtype == "stored" else _dtype(self.dtype),
+                orbax=self.orbax,
+                overwrite=self.overwrite,
+                progress=lambda written: progress.advance(task, written),
+            )
+        console.print(f"wrote {out}", markup=False, highlight=False)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """List tensors, shapes and dtypes of a checkpoint, and its family."""
+
+    source: Positional[Path]
+    """weight file, or folder as huggingface/diffusers writes it"""
+    container: str | None = None
+    """which state dict of the file"""
+
+    def run(self, console: Console) -> int:
+        """Print the list; return the exit code."""
+        checkpoint = open_checkpoint(locate(self.source).file, self.container)
+        console.print(report.tensor_table(checkpoint))
+        chosen = checkpoint.choices[checkpoint.container]
+        lines = [
+            f"format: {checkpoint.format}",
+            f"state dicts: {', '.join(checkpoint.choices)} "
+            f"(this one: {checkpoint.container})",
+            f"numbers: {chosen.num_parameters:,}",
+            f"family: {_recognised(checkpoint)}",
+        ]
+        console.print("\n".join(lines), markup=False, highlight=False)
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare a converted folder with recorded PyTorch outputs; writes parity.json."""
+
+    folder: Positional[Path]
+    """as written by this program"""
+    reference: Path
+    """recorded arrays (.npz)"""
+
+    def run(self, console: Console) -> int:
+        """Print the comparison; return 1 if the networks differ."""
+        found = verify(self.folder, self.reference)
+        console.print(report.parity_table("parity", found.rows))
+        if found.probes:
+            title = "intermediate values, from the input on"
+            console.print(report.parity_table(title, found.probes))
+        return 0 if found.passed else 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a folder's network as a safetensors file in a PyTorch project's layout."""
+
+    folder: Positional[Path]
+    """as written by this program or by diffctl"""
+    out: Path
+    """file to write"""
+    family: Annotated[str | None, tyro.conf.arg(help=_FAMILY_HELP)] = None
+    order: Literal["legacy", "new"] | None = None
+    """attention channels, for guided diffusion"""
+
+    def run(self, console: Console) -> int:
+        """Write the file; return the exit code."""
+        if self.out.exists():
+            raise FileExistsError(f"{self.out} exists; choose another file.")
+        description = read_description(self.folder)
+        source = description.get("source") or {}
+        architecture = Architecture.of(
+            description["architecture"]["name"],
+            **description["architecture"]["arguments"],
+        )
+        family = _family_for(architecture, self.family or source.get("family"))
+        order = self.order or source.get("attention_order")
+        net, _ = read_model(self.folder, kind=description["kind"])
+        export.write(self.out, export.tensors(net, architecture, family, order))
+        console.print(f"wrote {self.out}", markup=False, highlight=False)
+        return 0
+
+
+COMMANDS: dict[str, Any] = {
+    "convert": Convert,
+    "inspect": Inspect,
+    "verify": Verify,
+    "export": Export,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code.
+
+    Args:
+        arguments: without the name of the program; by default those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and words[0] in COMMANDS else "convert"
+    command = tyro.cli(COMMANDS[name], args=words, prog=f"weights_convert {name}")
+    try:
+        return command.run(Console())
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        message = f"weights_convert: error: {error}"
+        Console(stderr=True).print(
+            message, soft_wrap=True, markup=False, highlight=False
+        )
+        return 2
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what pickles of NVlabs/edm say about their own making."""
+    names = ("class_name", "init_kwargs")
+    return {name: checkpoint.extra[name] for name in names if name in checkpoint.extra}
+
+
+def _recognised(checkpoint: Checkpoint) -> str:
+    try:
+        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        family = detect(shapes)
+    except ConfigError:
+        return "none that can be converted"
+    return f"{family.name} ({family.title})"
+
+
+def _family_for(architecture: Architecture, name: str | None) -> Family:
+    if name is not None and name not in FAMILIES:
+        raise ConfigError(
+            f"there is no family {name!r}; choose one of {', '.join(FAMILIES)}."
+        )
+    fitting = [f for f in FAMILIES.values() if architecture.name in f.architectures]
+    if name is None and not fitting:
+        raise ConfigError(
+            f"no PyTorch project has a layout for the network {architecture.name}."
+        )
+    return FAMILIES[name] if name is not None else fitting[0]
+
+
+def _bytes(conversion: Conversion) -> int:
+    used = {s.tensor for sources in conversion.sources.values() for s in sources}
+    sizes = (conversion.tensors[name] for name in used)
+    return sum(int(t.dtype.itemsize) * _count(t.shape) for t in sizes)
+
+
+def _count(shape: Sequence[int]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _dtype(name: str) -> Any:
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16 if name == "bfloat16" else name

@@ -1,0 +1,155 @@
+"""The DDPM U-Net in the layout of ermongroup/ddim and of pesser's CelebA-HQ files.
+
+The shapes tell the structure; the size of the image must be given. The schedule is the
+one of these projects, 1000 linear steps, unless the configuration says otherwise.
+"""
+
+from typing import Any
+
+from diffctl.diffusion.betas import Betas
+from diffctl.nets.architecture import Architecture
+from diffctl.priors.preconditioning import NoisePrediction
+from weights_convert.families.base import (
+    Config,
+    Family,
+    Plan,
+    check_agreement,
+    count,
+    discrete_prior,
+    required,
+)
+from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
+
+RESIDUAL_BLOCK = [
+    Layer("norm1", "norm1", "norm"),
+    Layer("conv1", "conv1", "conv"),
+    Layer("temb_proj", "modulation", "linear"),
+    Layer("norm2", "norm2", "norm"),
+    Layer("conv2", "conv2", "conv"),
+    Layer("nin_shortcut", "skip", "conv"),
+]
+ATTENTION = [
+    Layer("norm", "norm", "norm"),
+    Layer("q", "qkv", "point2", part=0),
+    Layer("k", "qkv", "point2", part=1),
+    Layer("v", "qkv", "point2", part=2),
+    Layer("proj_out", "out", "point2"),
+]
+DOWN = [
+    *nest("down.{l}.block.{b}", "down.{l}.blocks.{b}", RESIDUAL_BLOCK),
+    *nest("down.{l}.attn.{b}", "down.{l}.attentions.{b}", ATTENTION),
+    Layer("down.{l}.downsample.conv", "down.{l}.resample", "conv"),
+]
+# The file counts the levels of the decoder from the finest, the network in their order.
+UP = [
+    *nest("up.{~l}.block.{b}", "up.{l}.blocks.{b}", RESIDUAL_BLOCK),
+    *nest("up.{~l}.attn.{b}", "up.{l}.attentions.{b}", ATTENTION),
+    Layer("up.{~l}.upsample.conv", "up.{l}.resample", "conv"),
+]
+MIDDLE = [
+    *nest("mid.block_1", "middle.block1", RESIDUAL_BLOCK),
+    *nest("mid.attn_1", "middle.attention", ATTENTION),
+    *nest("mid.block_2", "middle.block2", RESIDUAL_BLOCK),
+]
+ENDS = [
+    Layer("conv_in", "stem", "conv"),
+    Layer("norm_out", "norm", "norm"),
+    Layer("conv_out", "head", "conv"),
+]
+_TIME = [
+    Layer("temb.dense.0", "time.linear1", "linear"),
+    Layer("temb.dense.1", "time.linear2", "linear"),
+]
+_LAYERS = [*_TIME, *ENDS, *DOWN, *MIDDLE, *UP]
+
+
+def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
+    """Return the rules."""
+    return rules(_LAYERS)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Flatten the sections `data`, `model` and `diffusion` of the projects' files."""
+    sections = config.get("config", config)
+    flat = {k: v for k, v in sections.items() if not isinstance(v, dict)}
+    for name in ("data", "model", "diffusion"):
+        flat |= sections.get(name, {})
+    return flat
+
+
+def encoder_levels(shapes: Shapes, prefix: str = "") -> list[dict[str, Any]]:
+    """Return the fields of `LevelSpec` for the encoder, finest first."""
+    num_levels = count(shapes, f"{prefix}down.{{}}.")
+    levels = []
+    for level in range(num_levels):
+        at = f"{prefix}down.{level}."
+        last = level == num_levels - 1
+        levels.append(
+            {
+                "width": shapes[f"{at}block.0.conv1.weight"][0],
+                "blocks": count(shapes, f"{at}block.{{}}."),
+                "heads": int(f"{at}attn.0.q.weight" in shapes),
+                "resample": None if last else "corner",
+            }
+        )
+    return levels
+
+
+def plan(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of a DDPM U-Net."""
+    down = encoder_levels(shapes)
+    up = [
+        spec | {"blocks": spec["blocks"] + 1, "resample": "convolution"}
+        for spec in reversed(down)
+    ]
+    up[-1]["resample"] = None
+    width, image = shapes["conv_in.weight"][:2]
+    out = shapes["conv_out.weight"][0]
+    widths = [spec["width"] for spec in down]
+    check_agreement(
+        config,
+        {
+            "ch": width,
+            "ch_mult": [w // width for w in widths],
+            "num_res_blocks": down[0]["blocks"],
+            "in_channels": image,
+            "out_ch": out,
+        },
+    )
+    size = required(config, "image_size", "it is the height and width of the images")
+    return Plan(
+        architecture=Architecture.of(
+            "ddpm_unet",
+            channels=[image, width, out],
+            down=down,
+            up=up,
+            middle={"heads": 1, "gain": 1.0, "norm": True},
+            style={"groups": 32, "epsilon": 1e-6, "modulation": "additive"},
+            time={"shift": 1, "sines_first": True},
+        ),
+        rules=rules(_LAYERS),
+        shape=(size, size, image),
+        description=discrete_prior(
+            NoisePrediction, _betas(config), learned_variance=False
+        ),
+    )
+
+
+def _betas(config: Config) -> Betas:
+    return Betas.of(
+        config.get("beta_schedule", "linear"),
+        num_timesteps=config.get("num_diffusion_timesteps", 1000),
+        start=config.get("beta_start", 1e-4),
+        end=config.get("beta_end", 2e-2),
+    )
+
+
+DDPM = Family(
+    name="ddpm",
+    title="DDPM U-Net of ermongroup/ddim",
+    detect=lambda s: "temb.dense.0.weight" in s,
+    settings=settings,
+    plan=plan,
+    architectures=("ddpm_unet",),
+    table=table,
+)

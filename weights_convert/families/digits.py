@@ -1,0 +1,58 @@
+"""The small classifier of digits: two convolutions and two linear layers.
+
+The shapes tell everything but the padding and the size of the image.
+"""
+
+from typing import Any
+
+from diffctl.nets.architecture import Architecture
+from weights_convert.families.base import CLASSIFIER, Config, Family, Plan, required
+from weights_convert.mapping import Layer, Rule, Shapes, rules
+
+_LAYERS = [
+    Layer("conv1", "conv1", "conv"),
+    Layer("conv2", "conv2", "conv"),
+    Layer("fc1", "linear1", "linear"),
+    Layer("fc2", "linear2", "linear"),
+]
+
+
+def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
+    """Return the rules."""
+    return rules(_LAYERS)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return the settings, which may be under `arguments`."""
+    return dict(config.get("arguments", config))
+
+
+def plan(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of a digit classifier."""
+    first, image, kernel, _ = shapes["conv1.weight"]
+    widths = [image, first, shapes["conv2.weight"][0]]
+    widths += [shapes["fc1.weight"][0], shapes["fc2.weight"][0]]
+    size = required(config, "image_size", "it is the height and width of the images")
+    return Plan(
+        architecture=Architecture.of(
+            "digit_classifier",
+            size=size,
+            widths=widths,
+            kernel=kernel,
+            padding=required(config, "padding", "it is the convolutions' padding"),
+        ),
+        rules=rules(_LAYERS),
+        shape=(size, size, image),
+        kind=CLASSIFIER,
+    )
+
+
+DIGITS = Family(
+    name="digits",
+    title="small classifier of digits",
+    detect=lambda s: {n.split(".")[0] for n in s} == {"conv1", "conv2", "fc1", "fc2"},
+    settings=settings,
+    plan=plan,
+    architectures=("digit_classifier",),
+    table=table,
+)

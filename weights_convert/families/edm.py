@@ -1,0 +1,240 @@
+"""Networks of NVlabs/edm: DDPM++, NCSN++ and ADM, under any of its preconditionings.
+
+The shapes tell everything but the preconditioning.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffctl.diffusion.betas import Betas
+from diffctl.nets.architecture import Architecture
+from diffctl.priors.preconditioning import (
+    EDMPreconditioning,
+    NearestNoisePrediction,
+    VEPreconditioning,
+    VPPreconditioning,
+    to_json,
+)
+from weights_convert.families.base import (
+    Config,
+    ConfigError,
+    Family,
+    Plan,
+    check_agreement,
+    count,
+    discrete_prior,
+    required,
+)
+from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
+
+_STAGE = [
+    Layer("norm0", "block.norm1", "norm"),
+    Layer("conv0", "block.conv1", "conv"),
+    Layer("affine", "block.modulation", "linear"),
+    Layer("norm1", "block.norm2", "norm"),
+    Layer("conv1", "block.conv2", "conv"),
+    Layer("skip", "block.skip", "conv"),
+    Layer("norm2", "attention.norm", "norm"),
+    Layer("qkv", "attention.qkv", "point2", "head_width_qkv"),
+    Layer("proj", "attention.out", "point2"),
+]
+_SHARED = [
+    Layer("map_layer0", "linear1", "linear"),
+    Layer("map_layer1", "linear2", "linear"),
+    Layer("map_augment", "augment", "matrix"),
+    *nest("enc.{name}", "encoder.{name}", _STAGE),
+    *nest("dec.{name}", "decoder.{name}", _STAGE),
+    Layer("enc.{name}", "encoder.{name}", "conv"),
+]
+_SONG = [
+    *_SHARED,
+    Layer("map_label", "labels", "linear"),
+    Layer("dec.{size}_aux_norm", "decoder.{size}_aux_norm", "norm"),
+    Layer("dec.{size}_aux_conv", "decoder.{size}_aux_conv", "conv"),
+]
+_ADM = [
+    *_SHARED,
+    Layer("map_label", "labels", "matrix"),
+    Layer("out_norm", "norm", "norm"),
+    Layer("out_conv", "head", "conv"),
+]
+_FREQUENCIES = Rule("map_noise.freqs", "features.frequencies")
+_TABLES = {
+    "song_unet": (_FREQUENCIES, *rules(_SONG)),
+    "edm_adm_unet": rules(_ADM),
+}
+_PREFIX = "model."  # of the network inside its preconditioning
+_FILTER = "resample_filter"
+_KNOWN_TAPS = {2: (1, 1), 4: (1, 3, 3, 1)}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Flatten `{"class_name": ..., "init_kwargs": {...}}`."""
+    return {"class_name": config.get("class_name")} | dict(
+        config.get("init_kwargs", config)
+    )
+
+
+def plan(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of a network of EDM, preconditioned or raw."""
+    prefix = _PREFIX if f"{_PREFIX}map_layer0.weight" in shapes else ""
+    bare = {
+        name.removeprefix(prefix): shape
+        for name, shape in shapes.items()
+        if name.startswith(prefix)
+    }
+    size = max(_sizes(bare))
+    arguments = _arguments(bare, size)
+    _check(config, arguments)
+    taps = _taps(bare, config)
+    filters = [name for name in shapes if name.endswith(f".{_FILTER}")]
+    if "out_norm.weight" in bare:
+        architecture = Architecture.of("edm_adm_unet", **arguments)
+    else:
+        arguments |= _song_arguments(bare) | {"taps": taps}
+        architecture = Architecture.of("song_unet", **arguments)
+    image = arguments["channels"][0]
+    return Plan(
+        architecture=architecture,
+        rules=prefixed(prefix, _TABLES[architecture.name]),
+        shape=(size, size, image),
+        description=_prior(config, arguments["channels"]),
+        constants={name: _kernel(taps) for name in filters},
+    )
+
+
+def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
+    """Return the rules of a preconditioned network."""
+    return prefixed(_PREFIX, _TABLES[architecture.name])
+
+
+def buffers(architecture: Architecture) -> dict[str, np.ndarray]:
+    """Return the resampling filters that a file of this network holds."""
+    net = architecture.abstract()
+    taps = architecture.to_json()["arguments"].get("taps", (1, 1))
+    layers = []
+    for side, order in (("enc", net.encoder_order), ("dec", net.decoder_order)):
+        for name in order:
+            if name.endswith(("_down", "_up")):
+                layers += [f"{side}.{name}.conv0", f"{side}.{name}.skip"]
+            elif name.endswith("_aux_residual"):
+                layers.append(f"{side}.{name}")
+    return {f"{_PREFIX}{layer}.{_FILTER}": _kernel(taps) for layer in layers}
+
+
+def _kernel(taps: Sequence[float]) -> np.ndarray:
+    kernel = np.outer(taps, taps)[None, None] / np.sum(taps) ** 2
+    return kernel.astype(np.float32)
+
+
+def _sizes(bare: Shapes) -> list[int]:
+    """Return the resolutions of the encoder, finest first."""
+    names = {name.split(".")[1] for name in bare if name.startswith("enc.")}
+    return sorted({int(name.split("x")[0]) for name in names}, reverse=True)
+
+
+def _arguments(bare: Shapes, size: int) -> dict[str, Any]:
+    """Return the constructor arguments that both kinds share."""
+    levels = []
+    for resolution in _sizes(bare):
+        at = f"enc.{resolution}x{resolution}_block"
+        levels.append(
+            {
+                "width": bare[f"{at}0.conv1.weight"][0],
+                "blocks": count(bare, f"{at}{{}}."),
+                "attention": f"{at}0.qkv.weight" in bare,
+            }
+        )
+    stem = bare[f"enc.{size}x{size}_conv.weight"]
+    last = "out_conv" if "out_conv.weight" in bare else f"dec.{size}x{size}_aux_conv"
+    width, features = bare["map_layer0.weight"]
+    return {
+        "size": size,
+        "channels": [stem[1], stem[0], bare[f"{last}.weight"][0]],
+        "levels": levels,
+        "embedding": {"features": features, "width": width},
+        "inputs": {
+            "classes": bare.get("map_label.weight", (0, 0))[1],
+            "augment": bare.get("map_augment.weight", (0, 0))[1],
+        },
+    }
+
+
+def _song_arguments(bare: Shapes) -> dict[str, Any]:
+    width, features = bare["map_layer0.weight"]
+    kind = "fourier" if "map_noise.freqs" in bare else "positional"
+    residual = any("_aux_residual." in name for name in bare)
+    return {
+        "embedding": {"kind": kind, "features": features, "width": width},
+        "encoder": "residual" if residual else "standard",
+    }
+
+
+def _taps(bare: Shapes, config: Config) -> tuple[int, ...]:
+    """Return the taps of the resampling filter, by its length if not given."""
+    lengths = {shape[-1] for name, shape in bare.items() if name.endswith(_FILTER)}
+    if config.get("resample_filter"):
+        return tuple(config["resample_filter"])
+    known = [_KNOWN_TAPS[n] for n in lengths if n in _KNOWN_TAPS]
+    return known[0] if known else (1, 1)
+
+
+def _check(config: Config, arguments: dict[str, Any]) -> None:
+    check_agreement(
+        config,
+        {
+            "img_resolution": arguments["size"],
+            "img_channels": arguments["channels"][0],
+            "label_dim": arguments["inputs"]["classes"],
+            "augment_dim": arguments["inputs"]["augment"],
+            "num_blocks": arguments["levels"][0]["blocks"],
+        },
+    )
+
+
+def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
+    """Describe the preconditioning, named as the classes of NVlabs/edm."""
+    name = required(config, "class_name", "it names the preconditioning")
+    if name == "EDMPrecond":
+        rule = EDMPreconditioning(sigma_data=config.get("sigma_data", 0.5))
+        return _range(rule, 0.002, 80.0)
+    if name == "VPPrecond":
+        least = config.get("beta_min", 0.1)
+        vp = VPPreconditioning(
+            beta_min=least,
+            beta_max=least + config.get("beta_d", 19.9),
+            label_scale=config.get("M", 1000) - 1,
+        )
+        return _range(vp, 0.002, 150.0)
+    if name == "VEPrecond":
+        return _range(VEPreconditioning(), 0.02, 100.0)
+    if name == "iDDPMPrecond":
+        betas = Betas.of("iddpm", num_timesteps=config.get("M", 1000))
+        learned = channels[2] == 2 * channels[0]
+        return discrete_prior(NearestNoisePrediction, betas, learned_variance=learned)
+    raise ConfigError(
+        f"class_name must be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond; got "
+        f"{name!r}."
+    )
+
+
+def _range(rule: Any, sigma_min: float, sigma_max: float) -> dict[str, Any]:
+    return {
+        "preconditioning": to_json(rule),
+        "sigma_min": sigma_min,
+        "sigma_max": sigma_max,
+    }
+
+
+EDM = Family(
+    name="edm",
+    title="network of NVlabs/edm (DDPM++, NCSN++, ADM)",
+    detect=lambda s: f"{_PREFIX}map_layer0.weight" in s or "map_layer0.weight" in s,
+    settings=settings,
+    plan=plan,
+    architectures=("song_unet", "edm_adm_unet"),
+    table=table,
+    buffers=buffers,
+)

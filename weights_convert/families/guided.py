@@ -1,0 +1,252 @@
+"""U-Nets of openai/guided-diffusion and openai/consistency_models, and the classifier.
+
+The shapes tell the structure: levels, widths, blocks, where attention is, how the noise
+level enters, how blocks resample, classes, learned variance. They do not tell the size
+of the image, the number of heads and the order of the attention channels.
+"""
+
+from typing import Any
+
+from diffctl.diffusion.betas import Betas
+from diffctl.nets.architecture import Architecture
+from diffctl.priors.preconditioning import (
+    ConsistencyPreconditioning,
+    EDMPreconditioning,
+    NoisePrediction,
+    to_json,
+)
+from weights_convert.families.base import (
+    CLASSIFIER,
+    Config,
+    ConfigError,
+    Family,
+    Plan,
+    check_agreement,
+    count,
+    discrete_prior,
+    required,
+)
+from weights_convert.families.guided_layers import (
+    classifier_table,
+    consistency_table,
+    u_net_table,
+)
+from weights_convert.mapping import Shapes
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Flatten a configuration file of the projects, or flags of their scripts."""
+    known = dict(config)
+    if "create_model" in config:
+        known = dict(config["create_model"])
+    for name in ("unet_model", "encoder_unet_model", "denoiser"):
+        known |= config.get(name, {})
+    multipliers = known.get("channel_mult")
+    if isinstance(multipliers, str):  # as the scripts take it; "" means by image size
+        known["channel_mult"] = [int(m) for m in multipliers.split(",") if m] or None
+    return known
+
+
+def structure(shapes: Shapes, num_levels: int, entries: int) -> dict[str, Any]:
+    """Return the constructor arguments that U-Net and classifier share, without heads.
+
+    Args:
+        shapes: the tensors of the file.
+        num_levels: resolutions of the encoder.
+        entries: stages of the encoder, which is as many as in the decoder.
+    """
+    blocks = entries // num_levels - 1
+    levels, attended = [], []
+    for level in range(num_levels):
+        first = 1 + level * (blocks + 1)
+        out = shapes[f"input_blocks.{first}.0.out_layers.3.weight"][0]
+        levels.append({"width": out, "blocks": blocks})
+        attended.append(f"input_blocks.{first}.1.qkv.weight" in shapes)
+    film = shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * levels[0]["width"]
+    strided = any(name.endswith("0.op.weight") for name in shapes)
+    return {
+        "width": shapes["time_embed.0.weight"][1],
+        "levels": levels,
+        "attended": attended,
+        "modulation": "film" if film else "additive",
+        "resample": "convolution" if strided else "residual",
+    }
+
+
+def _with_heads(found: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Fill in the numbers of heads; remove the note on where attention is."""
+    attended = found.pop("attended")
+    up = config.get("num_heads_upsample", -1)
+    for level, attends in zip(found["levels"], attended, strict=True):
+        heads = _heads(config, level["width"]) if attends else 0
+        by_width = config.get("num_head_channels", -1) != -1
+        level["heads"] = heads
+        level["heads_up"] = heads if by_width or up == -1 else up * bool(heads)
+    return found | {"middle_heads": _heads(config, found["levels"][-1]["width"])}
+
+
+def _heads(config: Config, width: int) -> int:
+    if config.get("num_head_channels", -1) == -1:
+        return required(config, "num_heads", "it is the number of attention heads")
+    if width % config["num_head_channels"]:
+        raise ConfigError(
+            f"num_head_channels = {config['num_head_channels']} does not divide the "
+            f"{width} channels of an attention layer."
+        )
+    return width // config["num_head_channels"]
+
+
+def _check(config: Config, found: dict[str, Any], shapes: Shapes) -> None:
+    """Compare what the shapes say with what the configuration says."""
+    width = found["width"]
+    widths = [level["width"] for level in found["levels"]]
+    says = {
+        "model_channels": width,
+        "num_channels": width,
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "num_res_blocks": found["levels"][0]["blocks"],
+        "use_scale_shift_norm": found["modulation"] == "film",
+    }
+    if all(w % width == 0 for w in widths):
+        says["channel_mult"] = [w // width for w in widths]
+    if len(widths) > 1:
+        says["resblock_updown"] = found["resample"] == "residual"
+    check_agreement(config, says)
+
+
+def _u_net(shapes: Shapes, config: Config) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the arguments of the U-Net and the shape of the image."""
+    entries = count(shapes, "output_blocks.{}.")
+    ups = {
+        name.split(".")[1]
+        for name in shapes
+        if name.startswith("output_blocks.")
+        and name.split(".")[2] != "0"
+        and name.split(".")[3] in ("in_layers", "conv")
+    }
+    found = structure(shapes, 1 + len(ups), entries)
+    classes = shapes.get("label_emb.weight", (0,))[0]
+    _check(config, found, shapes)
+    check_agreement(config, {"num_classes": classes or None})
+    channels = [shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]]
+    size = required(config, "image_size", "it is the height and width of the images")
+    arguments = _with_heads(found, config) | {"channels": channels, "classes": classes}
+    return arguments, (size, size, channels[0])
+
+
+def plan_u_net(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of a guided-diffusion U-Net."""
+    arguments, shape = _u_net(shapes, config)
+    order = _order(config)
+    betas = Betas.of(
+        config.get("noise_schedule", "linear"),
+        num_timesteps=config.get("diffusion_steps", 1000),
+    )
+    seen, out = arguments["channels"]
+    architecture = Architecture.of("adm_unet", **arguments)
+    return Plan(
+        architecture=architecture,
+        rules=u_net_table(architecture, order),
+        shape=shape,
+        description=discrete_prior(
+            NoisePrediction, betas, learned_variance=out == 2 * seen
+        ),
+        order=order,
+    )
+
+
+def plan_consistency(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of a consistency model, or of its EDM teacher."""
+    arguments, shape = _u_net(shapes, config)
+    data = {"sigma_data": config.get("sigma_data", 0.5), "noise_gain": 250.0}
+    least = config.get("sigma_min", 0.002)
+    student = config.get("training_mode", "consistency") != "edm"
+    rule = (
+        ConsistencyPreconditioning(sigma_min=least, **data)
+        if student
+        else EDMPreconditioning(**data)
+    )
+    architecture = Architecture.of("adm_unet", **arguments)
+    return Plan(
+        architecture=architecture,
+        rules=consistency_table(architecture, None),
+        shape=shape,
+        description={
+            "preconditioning": to_json(rule),
+            "sigma_min": least,
+            "sigma_max": config.get("sigma_max", 80.0),
+        },
+    )
+
+
+def plan_classifier(shapes: Shapes, config: Config) -> Plan:
+    """Plan the conversion of the classifier of noisy images."""
+    pixels = shapes["out.2.positional_embedding"][1] - 1
+    size = required(config, "image_size", "it is the height and width of the images")
+    halvings = size**2 // pixels
+    num_levels = 1 + (halvings.bit_length() - 1) // 2
+    entries = count(shapes, "input_blocks.{}.")
+    found = structure(shapes, num_levels, entries)
+    bottom = found["levels"][-1]["width"]
+    _check(config, found, shapes)
+    heads = bottom // required(
+        config, "num_head_channels", "it is the width of an attention head"
+    )
+    arguments = _with_heads(found, config) | {
+        "channels": shapes["input_blocks.0.0.weight"][1],
+        "pool": {
+            "pixels": pixels,
+            "heads": heads,
+            "classes": shapes["out.2.c_proj.weight"][0],
+        },
+    }
+    architecture = Architecture.of("adm_classifier", **arguments)
+    order = _order(config)
+    return Plan(
+        architecture=architecture,
+        rules=classifier_table(architecture, order),
+        shape=(size, size, arguments["channels"]),
+        kind=CLASSIFIER,
+        order=order,
+    )
+
+
+def _order(config: Config) -> str:
+    return "new" if config.get("use_new_attention_order", False) else "legacy"
+
+
+def _is_guided(shapes: Shapes) -> bool:
+    return "time_embed.0.weight" in shapes and "input_blocks.0.0.weight" in shapes
+
+
+def _attention_axes(shapes: Shapes) -> int:
+    return len(shapes.get("middle_block.1.qkv.weight", ()))
+
+
+U_NET = Family(
+    name="guided-diffusion",
+    title="U-Net of openai/guided-diffusion (ADM)",
+    detect=lambda s: _is_guided(s) and "out.2.weight" in s and _attention_axes(s) == 3,
+    settings=settings,
+    plan=plan_u_net,
+    architectures=("adm_unet",),
+    table=u_net_table,
+)
+CONSISTENCY = Family(
+    name="consistency",
+    title="U-Net of openai/consistency_models",
+    detect=lambda s: _is_guided(s) and "out.2.weight" in s and _attention_axes(s) == 4,
+    settings=settings,
+    plan=plan_consistency,
+    architectures=("adm_unet",),
+    table=consistency_table,
+)
+NOISY_CLASSIFIER = Family(
+    name="guided-diffusion-classifier",
+    title="classifier of openai/guided-diffusion",
+    detect=lambda s: _is_guided(s) and "out.2.positional_embedding" in s,
+    settings=settings,
+    plan=plan_classifier,
+    architectures=("adm_classifier",),
+    table=classifier_table,
+)

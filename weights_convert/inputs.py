@@ -1,0 +1,93 @@
+"""From what a user names to a weight file and its settings."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weights_convert.configs import CONFIGS
+from weights_convert.families.base import ConfigError
+
+_WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "model.safetensors",
+    "model.pt",
+    "model.ckpt",
+)
+_PARTS = ("", "unet", "vae")  # of a pipeline folder
+_CONFIGS = ("config.json", "kwargs.json")
+_SCHEDULERS = ("scheduler_config.json", "../scheduler/scheduler_config.json")
+
+
+class Input(NamedTuple):
+    """A weight file, its settings, and the family if the settings name one."""
+
+    file: Path
+    config: dict[str, Any]
+    family: str | None
+
+
+def locate(source: str | Path, config: str | None = None) -> Input:
+    """Find the weight file and the settings that belong to it.
+
+    Args:
+        source: a weight file, or a folder as huggingface/diffusers writes it.
+        config: a JSON file, or the name of a built-in configuration; None for the
+            configuration beside the file, if there is one.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no weights in the folder.
+        ConfigError: the configuration is unknown or not a JSON object.
+    """
+    file = _weight_file(Path(source))
+    if config in CONFIGS:
+        known = CONFIGS[str(config)]
+        return Input(file, dict(known.settings), known.family)
+    if config is not None and not Path(config).is_file():
+        raise ConfigError(
+            f"{config} is neither a file nor a built-in configuration; these are "
+            f"{', '.join(CONFIGS)}."
+        )
+    chosen = Path(config) if config is not None else _first(file.parent, _CONFIGS)
+    settings = read_object(chosen) if chosen is not None else {}
+    scheduler = _first(file.parent, _SCHEDULERS)
+    if scheduler is not None and "scheduler" not in settings:
+        settings = dict(settings) | {"scheduler": read_object(scheduler)}
+    return Input(file, dict(settings), None)
+
+
+def read_object(path: Path) -> Mapping[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no JSON object; a configuration is one.")
+    return value
+
+
+def _weight_file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    for part in _PARTS:
+        for name in _WEIGHTS:
+            if (source / part / name).is_file():
+                return source / part / name
+    raise FileNotFoundError(
+        f"{source} is no file, and no folder with weights such as {_WEIGHTS[0]} at its "
+        "top, in unet/ or in vae/. Give the weight file itself."
+    )
+
+
+def _first(folder: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of some files of a folder that exists."""
+    paths = (folder / name for name in names)
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,145 @@
+"""Writing a converted network: complete, or not at all, and never all in memory."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from diffctl import checkpoint
+from diffctl.priors.storage import ORBAX, WEIGHTS, new_folder, write_description
+from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
+
+CONVERTER_VERSION = "1"
+_CHUNK = 1 << 20
+_DTYPES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+}
+
+Progress = Callable[[int], None]  # called with the bytes just written
+
+
+def write(
+    conversion: Conversion,
+    folder: Path,
+    *,
+    source: Path,
+    dtype: Any = None,
+    orbax: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda written: None,
+) -> dict[str, Any]:
+    """Write the parameters and their description to a new folder.
+
+    Args:
+        conversion: what to write.
+        folder: to be made.
+        source: the checkpoint, whose hash is recorded.
+        dtype: of the parameters; None to keep each as it is stored.
+        orbax: write an Orbax checkpoint instead of a safetensors file.
+        overwrite: replace a model that is there.
+        progress: told of every parameter written.
+
+    Returns:
+        The description in `model.json`.
+
+    Raises:
+        FileExistsError: the folder exists and may not be replaced.
+    """
+    dtypes = {
+        path: np.dtype(dtype) if dtype else stored_dtype(conversion, path)
+        for path in conversion.leaves
+    }
+    description = describe(conversion, source, dtypes)
+    with new_folder(folder, overwrite=overwrite) as scratch:
+        if orbax:
+            description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
+            arrays = {p: a.astype(dtypes[p]) for p, a in parameters(conversion)}
+            checkpoint.save(scratch / ORBAX, arrays)
+        else:
+            write_safetensors(
+                scratch / WEIGHTS,
+                {p: (leaf.shape, dtypes[p]) for p, leaf in conversion.leaves.items()},
+                lambda path: parameter(conversion, path),
+                progress,
+            )
+        write_description(scratch, description)
+    return description
+
+
+def describe(
+    conversion: Conversion, source: Path, dtypes: dict[str, np.dtype]
+) -> dict[str, Any]:
+    """Return the contents of `model.json`."""
+    plan = conversion.plan
+    kinds = sorted({str(kind) for kind in dtypes.values()})
+    return {
+        "kind": plan.kind,
+        "architecture": plan.architecture.to_json(),
+        **plan.description,
+        "shape": list(plan.shape),
+        "dtype": kinds[0] if len(kinds) == 1 else "mixed",
+        "source": {
+            "file": source.name,
+            "sha256": sha256(source),
+            "family": conversion.family.name,
+            "attention_order": plan.order,
+            "left_out": list(conversion.ignored),
+        },
+        "converter_version": CONVERTER_VERSION,
+    }
+
+
+def write_safetensors(
+    path: Path,
+    tensors: dict[str, tuple[tuple[int, ...], np.dtype]],
+    read: Callable[[str], np.ndarray],
+    progress: Progress = lambda written: None,
+) -> None:
+    """Write a safetensors file, holding one tensor at a time.
+
+    Args:
+        path: the file.
+        tensors: shape and dtype of each.
+        read: returns the values of one; they are cast to its dtype.
+        progress: told the bytes of every tensor written.
+    """
+    header: dict[str, Any] = {}
+    start = 0
+    for name, (shape, dtype) in tensors.items():
+        stop = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, (_, dtype) in tensors.items():
+            progress(_write_array(file, read(name), dtype))
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> int:
+    # bfloat16 has no buffer protocol; its bytes have.
+    flat = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+    file.write(flat.data)
+    return flat.nbytes

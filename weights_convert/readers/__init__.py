@@ -1,0 +1,74 @@
+"""Readers of PyTorch checkpoints: bytes on disk to lazy tensors, nothing executed.
+
+`open_checkpoint` tells the formats apart by their first bytes. A format's module turns
+bytes into plain containers, lazy tensors (`tensors.py`) and inert records of everything
+else (`inert.py`); `containers.py` finds the state dicts in them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from weights_convert.readers import (
+    edm_pickle,
+    safetensors_file,
+    shards,
+    torch_legacy,
+    torch_zip,
+)
+from weights_convert.readers.checkpoint import Checkpoint as Checkpoint
+from weights_convert.readers.checkpoint import Container as Container
+from weights_convert.readers.containers import checkpoint_of
+from weights_convert.readers.tensors import CheckpointError as CheckpointError
+from weights_convert.readers.tensors import LazyTensor as LazyTensor
+from weights_convert.readers.tensors import map_file
+
+# What people have on disk when a download went wrong.
+_MISTAKEN = {
+    b"version https://git-lfs": "is a Git LFS pointer; fetch it with git lfs pull",
+    b"<": "is a web page; download the file itself",
+    b"{": "is JSON; give the weight file beside it",
+    b"\x1f\x8b": "is compressed with gzip; unpack it first",
+    b"\x89HDF": "is an HDF5 file of Keras, which is not read",
+}
+
+
+def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoint:
+    """Open a checkpoint without reading its tensors.
+
+    Args:
+        path: a file that torch.save wrote in any release, a safetensors file, the index
+            (`*.index.json`) of several such files, or a pickle of NVlabs/edm.
+        container: which state dict of the file, see `Checkpoint.select`; by default the
+            averaged weights if there are any, otherwise the largest.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is damaged, or is hostile.
+    """
+    path = Path(path)
+    opened = checkpoint_of(path, *_read(path))
+    return opened if container is None else opened.select(container)
+
+
+def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    """Return the format of a file, the object in it, and its metadata."""
+    if shards.matches(path):
+        return "sharded", *shards.read(path, lambda shard: _read_file(shard)[1])
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    data = map_file(path)
+    start = bytes(data[:64])
+    if safetensors_file.matches(data):
+        return "safetensors", *safetensors_file.read(data)
+    if start.startswith(b"PK\3\4"):
+        return "torch zip archive", torch_zip.read(data), {}
+    if torch_legacy.matches(data):
+        return "torch stream", torch_legacy.read(data), {}
+    if start.startswith(b"\x80"):
+        return "pickle of objects", edm_pickle.read(data), {}
+    reason = next(
+        (hint for magic, hint in _MISTAKEN.items() if start.startswith(magic)),
+        "is none of the known formats: torch.save, safetensors, EDM pickle",
+    )
+    raise CheckpointError(f"{path} {reason}.")

@@ -1,0 +1,129 @@
+"""An opened checkpoint: its state dicts, of which one is selected."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from weights_convert.readers.inert import Opaque, name_of
+from weights_convert.readers.tensors import CheckpointError, LazyTensor, show
+
+# Tied weights and broadcast tensors make the tensors larger than the storages.
+_MAX_GROWTH = 8
+_SMALL_BYTES = 1 << 26
+_MAX_LISTED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Container:
+    """One state dict of a checkpoint: its tensors and what stands beside them."""
+
+    tensors: dict[str, LazyTensor]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of elements in all tensors."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that all tensors take when they are read."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def below(self, prefix: str) -> "Container":
+        """Return the tensors whose names begin with a prefix, without it."""
+        length = len(prefix)
+        return Container(
+            {
+                name[length:]: tensor.named(name[length:])
+                for name, tensor in self.tensors.items()
+                if name.startswith(prefix) and len(name) > length
+            },
+            self.extra,
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    """Return names for a message: the first few of what may be very many."""
+    first = [show(name) for name in islice(names, _MAX_LISTED + 1)]
+    return ", ".join(first[:_MAX_LISTED] + ["..."] * (len(first) > _MAX_LISTED))
+
+
+def _is_strange_tensor(value: Any) -> bool:
+    """Return whether a value would have been made by a function inside PyTorch."""
+    return isinstance(value, Opaque) and name_of(value.function).startswith("torch._")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An opened checkpoint, of which one state dict is selected.
+
+    Attributes:
+        path: the file.
+        format: its format, in words.
+        choices: every state dict in it, by its place in the file, such as "ema" or
+            "0"; "." is the file itself.
+        container: the one selected.
+        notes: whatever else the file holds, inert.
+
+    Raises:
+        CheckpointError: if tensors of the selected state dict cannot be read.
+    """
+
+    path: Path
+    format: str
+    choices: dict[str, Container]
+    container: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        selected = self.choices[self.container]
+        strange = [k for k, v in selected.extra.items() if _is_strange_tensor(v)]
+        if strange:
+            raise CheckpointError(
+                f"{self.path}: {_listing(strange)} in {self.container} "
+                "are tensors that only PyTorch can rebuild (quantised or sparse); "
+                "save plain dense ones, or select another container: "
+                f"{_listing(self.choices)}."
+            )
+        storages = {id(t.storage): t.storage for t in selected.tensors.values()}
+        stored = sum(storage.nbytes for storage in storages.values())
+        if selected.nbytes > max(_MAX_GROWTH * stored, _SMALL_BYTES):
+            raise CheckpointError(
+                f"{self.path}: the tensors take {selected.nbytes} bytes and the file "
+                f"stores {stored} for them; save them with .contiguous()."
+            )
+
+    @property
+    def tensors(self) -> dict[str, LazyTensor]:
+        """Return the tensors of the selected state dict, by name."""
+        return self.choices[self.container].tensors
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Return the inert values of the file and of the selected state dict."""
+        return self.notes | self.choices[self.container].extra
+
+    def select(self, container: str) -> "Checkpoint":
+        """Return the checkpoint with another of its state dicts selected.
+
+        Args:
+            container: one of `choices`, or one with a prefix of its names after a
+                colon, such as "state_dict:first_stage_model.".
+
+        Raises:
+            CheckpointError: if there is none of that name, or it cannot be read.
+        """
+        name, _, prefix = container.partition(":")
+        if container in self.choices:
+            return replace(self, container=container)
+        narrowed = self.choices[name].below(prefix) if name in self.choices else None
+        if not prefix or narrowed is None or not narrowed.tensors:
+            raise CheckpointError(
+                f"{self.path} has no state dict {show(container)}; it has: "
+                f"{_listing(self.choices)}."
+            )
+        choices = self.choices | {container: narrowed}
+        return replace(self, choices=choices, container=container)

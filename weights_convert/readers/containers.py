@@ -1,0 +1,134 @@
+"""Finding the state dicts in whatever a training program saved.
+
+A state dict is a dictionary from names to tensors, or a module. It may be the file
+itself or lie in dictionaries and lists. Which is selected unless the user says so:
+those with less than half as many numbers as the largest are left aside (a decay rate,
+a schedule); of the rest averaged weights come first, then the usual names, then any;
+then the one with most numbers; then the last, because ermongroup/ddim appends the
+averaged weights to a list.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from weights_convert.readers.checkpoint import Checkpoint, Container
+from weights_convert.readers.machine import Budget
+from weights_convert.readers.modules import as_dict, container_of, is_module
+from weights_convert.readers.tensors import CheckpointError, LazyTensor, checked_name
+
+_AVERAGED = {
+    *("ema", "params_ema", "ema_params", "ema_model", "model_ema", "net_ema", "g_ema"),
+    *("ema_state_dict", "state_dict_ema", "ema_net", "ema_unet", "unet_ema"),
+}
+_USUAL = {
+    *("state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
+    *("unet", "score_model", "denoiser", "generator"),
+}
+_WRAPPERS = ("module.", "_orig_mod.")
+_OPTIMISER = {"state", "param_groups"}
+_MAX_DEPTH = 4
+_MAX_VISITS = 200_000
+
+
+def checkpoint_of(
+    path: Path, kind: str, root: Any, notes: dict[str, Any] | None = None
+) -> Checkpoint:
+    """Return a checkpoint with its state dicts found and one selected.
+
+    Raises:
+        CheckpointError: if there is none, or its tensors cannot be read.
+    """
+    choices = dict(_find(root))
+    if not choices:
+        raise CheckpointError(
+            f"{path} ({kind}) holds no dictionary of tensors; save a state dict."
+        )
+    largest = max(container.num_parameters for container in choices.values())
+    candidates = [n for n, c in choices.items() if 2 * c.num_parameters >= largest]
+    # Python's max keeps the first of equals.
+    best = max(
+        reversed(candidates), key=lambda n: (_rank(n), choices[n].num_parameters)
+    )
+    values = as_dict(root) or {}
+    beside = {str(key): v for key, v in values.items() if not _is_inside(v)}
+    return Checkpoint(path, kind, choices, best, beside | (notes or {}))
+
+
+def _rank(name: str) -> int:
+    parts = set(name.split("/"))
+    return 2 if parts & _AVERAGED else 1 if parts & _USUAL else 0
+
+
+def _is_inside(value: Any) -> bool:
+    """Return whether a value is, or may hold, tensors."""
+    is_part = isinstance(value, LazyTensor | list | tuple) or is_module(value)
+    return is_part or bool(as_dict(value))
+
+
+def _find(root: Any) -> Iterator[tuple[str, Container]]:
+    """Yield the state dicts with their places, from the outside in, each once."""
+    budget = Budget(_MAX_VISITS)
+    pending: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    seen: set[int] = set()
+    for place, value in pending:
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        container = _container(value, budget)
+        if container.tensors:
+            yield "/".join(place) or ".", container
+        if len(place) < _MAX_DEPTH:
+            pending += [((*place, key), child) for key, child in _children(value)]
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a value in which state dicts may lie."""
+    entries = as_dict(value)
+    if isinstance(value, list | tuple):
+        entries = dict(enumerate(value))
+    if is_module(value) or not entries or entries.keys() >= _OPTIMISER:
+        return
+    for key, child in entries.items():
+        is_nested = isinstance(child, list | tuple) or as_dict(child)
+        if isinstance(key, str | int) and (is_nested or is_module(child)):
+            yield checked_name(str(key)), child
+
+
+def _container(value: Any, budget: Budget) -> Container:
+    """Return a value as a state dict, without tensors if it is none."""
+    if is_module(value):
+        container = container_of(value, budget)
+    else:
+        entries = as_dict(value) or {}
+        named = [(str(k), v) for k, v in entries.items() if isinstance(k, str | int)]
+        tensors = [(name, v) for name, v in named if isinstance(v, LazyTensor)]
+        others = {name: v for name, v in named if not isinstance(v, LazyTensor)}
+        container = Container(dict(tensors), others)
+        if len(container.tensors) < len(tensors):
+            raise CheckpointError(
+                "a state dict has two tensors of one name; save it with distinct names."
+            )
+    return Container(_unwrapped(container.tensors), container.extra)
+
+
+def _unwrapped(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return the tensors under their names, without what wrappers put before them."""
+    for name in tensors:
+        checked_name(name)
+    length = _wrapper_length(min(tensors), max(tensors)) if tensors else 0
+    return {name[length:]: t.named(name[length:]) for name, t in tensors.items()}
+
+
+def _wrapper_length(first: str, last: str) -> int:
+    """Return how long the wrappers are that two names share.
+
+    What the first and the last name in alphabetical order share, all names share.
+    """
+    length = 0
+    while wrapper := next(
+        (w for w in _WRAPPERS if all(n.startswith(w, length) for n in (first, last))),
+        "",
+    ):
+        length += len(wrapper)
+    return length

@@ -131,6 +131,9 @@ def _data_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
+# When a part is missing, orbax closes its event loop while other parts are still being
+# read; their late callbacks complain in whatever runs next (seen on a busy machine).
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
 def test_damaged_checkpoints_are_refused(tmp_path, damage):
     tree = {"a": np.random.default_rng(0).normal(size=5000)}

@@ -8,9 +8,10 @@ reverse step from level i to i+1 with its noise frozen is phi_i. The controlled 
 starts from a fixed random z_0 and ends, at sigma = 0, in the reconstruction. iLQR looks
 for the controls that minimise
 
-    J(u) = terminal(x0) + sum_i 0.5 * control_weight_i * |u_i|^2,
+    J(u) = terminal(x0) + sum_i 0.5 * control_weight_i * weighting_i * |u_i|^2,
 
-one backward pass and one update per iteration (`diffctl.control`).
+one backward pass and one update per iteration (`diffctl.control`). The unknowns are
+v_i = sqrt(weighting_i) u_i, so that damping and step sizes mean the same at all levels.
 """
 
 from collections.abc import Callable
@@ -115,13 +116,9 @@ class DOC(Solver):
         the mode of the noise, then first-order steps with a line search, damped by 30
         times the control weight, which is 1.
         """
-        grid = karras(num_levels, 0.02, 20.0)
-        update = LineSearch(
-            damping=30 * inverse_guidance(*grid.pairs()),
-            success_factor=0.3,
-            max_tries=3,
-        )
+        update = LineSearch(damping=30.0, success_factor=0.3, max_tries=3)
         optimizer = TrajectoryOptimizer(backward=AdjointBackward(), update=update)
+        grid = karras(num_levels, 0.02, 20.0)
         return cls(grid=grid, num_steps=num_steps, optimizer=optimizer)
 
     @classmethod
@@ -181,15 +178,15 @@ class DOC(Solver):
             sigma = now.sigma[i]
             return prior.denoise(jnp.sqrt(1 + sigma**2) * z, sigma)
 
-        gamma = 1 / inverse_guidance(now, next)
-        return self.first_guess(control_problem, lookahead, z_init, gamma, spread)
+        gain = jnp.sqrt(self.weighting(now, next)) / inverse_guidance(now, next)
+        return self.first_guess(control_problem, lookahead, z_init, gain, spread)
 
     def _control_problem(
         self, problem: Problem, prior: DiffusionPrior, noise: Any
     ) -> ControlProblem:
         now, next = levels = self.grid.pairs()
-        weight = self.control_weight * self.weighting(now, next)
-        weight = jnp.broadcast_to(weight, (self.grid.num_steps,))
+        root = jnp.sqrt(self.weighting(now, next))
+        weight = jnp.broadcast_to(self.control_weight, (self.grid.num_steps,))
 
         def phi(i: jax.Array, z: jax.Array) -> jax.Array:
             now, next = jax.tree.map(lambda leaf: leaf[i], levels)
@@ -198,8 +195,13 @@ class DOC(Solver):
             x_next = self.reverse(prior, x, now, next, noise_i)
             return x_next / jnp.sqrt(1 + next.sigma**2)
 
+        controlled = self.control(phi)
+
+        def dynamics(i: jax.Array, z: jax.Array, v: jax.Array) -> jax.Array:
+            return controlled(i, z, v / root[i])
+
         return ControlProblem(
-            dynamics=self.control(phi),
+            dynamics=dynamics,
             running_cost=ControlEnergy(weight=weight.astype(self.grid.sigma.dtype)),
             terminal_cost=self.terminal(problem),
         )

@@ -7,7 +7,8 @@ with the denoiser alone, instead of with the steps that are still to come, start
     (1)  u_i = - strength * gamma_i * damp_i * grad_z l(A(D_i(z_i)))
     (2)  damp_i = 1 / (1 + r_i^2 h_i),    r_i^2 = sigma_i^2 / (1 + sigma_i^2)
 
-D_i is the denoiser at level i and gamma_i the reverse step's weight of a score. Were
+D_i is the denoiser at level i and gamma_i the reverse step's weight of a score. DOC's
+unknowns are scaled controls, so that gamma_i comes to it as a gain of their unit. Were
 the clean signal given x_i Gaussian around D_i with variance r_i^2, the loss of
 curvature h would be wider by that factor (for Gaussian noise of std s, h = 1 / s^2 and
 (1) has the weight 1 / (s^2 + r_i^2) of PiGDM: Song et al., ICLR 2023). h is taken along
@@ -39,13 +40,13 @@ class FirstGuess(abc.ABC):
         problem: ControlProblem,
         lookahead: Lookahead,
         z_init: jax.Array,
-        gamma: jax.Array,
+        gain: jax.Array,
         spread: jax.Array,
     ) -> jax.Array:
         """Return controls (T, *shape).
 
-        `lookahead(i, z)` is the clean estimate of a state, `gamma` (T,) the weight of
-        a score in each step and `spread` (T,) the std r_i of that estimate.
+        `lookahead(i, z)` is the clean estimate of a state, `gain` (T,) the control
+        that a score of 1 asks for and `spread` (T,) the std r_i of that estimate.
         """
 
     @abc.abstractmethod
@@ -62,10 +63,10 @@ class NoControls(FirstGuess):
         problem: ControlProblem,
         lookahead: Lookahead,
         z_init: jax.Array,
-        gamma: jax.Array,
+        gain: jax.Array,
         spread: jax.Array,
     ) -> jax.Array:
-        return jnp.zeros((*gamma.shape, *z_init.shape), z_init.dtype)
+        return jnp.zeros((*gain.shape, *z_init.shape), z_init.dtype)
 
     def calls(self, num_steps: int, dynamics: Calls) -> Calls:
         return Calls()
@@ -88,7 +89,7 @@ class GuidedControls(FirstGuess):
         problem: ControlProblem,
         lookahead: Lookahead,
         z_init: jax.Array,
-        gamma: jax.Array,
+        gain: jax.Array,
         spread: jax.Array,
     ) -> jax.Array:
         cost = problem.terminal_cost
@@ -99,16 +100,18 @@ class GuidedControls(FirstGuess):
             )
 
         def step(z: jax.Array, at: Any) -> tuple[jax.Array, jax.Array]:
-            i, gamma_i, spread_i = at
+            i, gain_i, spread_i = at
             measured, pullback = jax.vjp(lambda z: cost.vector(lookahead(i, z)), z)
             loss_grad = jax.grad(cost.loss)(measured)
             damp = 1 / (1 + spread_i**2 * _curvature(cost, measured, loss_grad))
             (z_grad,) = pullback(damp * loss_grad)
-            u = -(self.strength * gamma_i * z_grad).astype(z.dtype)
+            u = -(self.strength * gain_i * z_grad).astype(z.dtype)
+            # A measurement that is not finite guides nothing; the driver reports it.
+            u = jnp.where(jnp.all(jnp.isfinite(u)), u, 0)
             return problem.dynamics(i, z, u), u
 
-        indices = jnp.arange(gamma.shape[0], dtype=jnp.int32)
-        return lax.scan(step, z_init, (indices, gamma, spread))[1]
+        indices = jnp.arange(gain.shape[0], dtype=jnp.int32)
+        return lax.scan(step, z_init, (indices, gain, spread))[1]
 
     def calls(self, num_steps: int, dynamics: Calls) -> Calls:
         return Calls(fwd=num_steps * (1 + dynamics.fwd), vjp=num_steps)

@@ -42,7 +42,7 @@ def _expected_controls(law, z_init, mode):
         gamma = now * (now - next_) / (unit * unit_next)
         spread = now**2 / (1 + now**2)
         u = -STRENGTH * gamma * pulled / (NOISE_STD**2 + spread)
-        controls.append(u)
+        controls.append(u / np.sqrt(gamma))  # the unit of DOC's unknowns
         z = phi(z + u) if mode is input_control else phi(z) + u
     return np.stack(controls)
 

@@ -1,6 +1,7 @@
 """Frozen dataclasses that are JAX pytrees: floats are leaves, structure is static."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -32,9 +33,25 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     """
     cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
     leaves, structure = _field_names(cls)
-    return jax.tree_util.register_dataclass(
-        cls, data_fields=leaves, meta_fields=structure
-    )
+
+    def flatten(tree: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        static_values = tuple(getattr(tree, name) for name in structure)
+        return tuple(getattr(tree, name) for name in leaves), static_values
+
+    def flatten_with_keys(tree: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        values, static_values = flatten(tree)
+        keys = map(jax.tree_util.GetAttrKey, leaves)
+        return tuple(zip(keys, values, strict=True)), static_values
+
+    def unflatten(static_values: tuple[Any, ...], values: Iterable[Any]) -> T:
+        fields = dict(zip(leaves, values, strict=True))
+        return cls(**fields, **dict(zip(structure, static_values, strict=True)))
+
+    # Not register_dataclass: in jaxlib 0.10.2 the structures of two classes with equal
+    # static fields compare equal (their hashes differ), so that now and then jit runs
+    # the program of another class.
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def axes(tree: T, **mapped: Any) -> T:

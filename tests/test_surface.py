@@ -11,6 +11,7 @@ import pytest
 
 import diffctl
 from diffctl.core import DiffusionPrior, ProximalPrior, Solver
+from diffctl.diffusion import DDIM, Renoise
 from diffctl.operators.base import NoiseModel, Operator
 from tests.source import ROOT, files, module_name, tree_of
 
@@ -102,3 +103,10 @@ def test_concrete_classes_are_registered_with_jax(name):
 def test_there_are_classes_of_every_kind():
     for base in (DiffusionPrior, Solver, Operator, NoiseModel):
         assert any(issubclass(cls, base) for cls in TREES.values()), base
+
+
+def test_structures_of_different_classes_differ():
+    """Equal structures would let `jax.jit` run the program of another class."""
+    structures = [jax.tree.structure(cls(eta=0.5)) for cls in (DDIM, Renoise)]
+    assert structures[0] != structures[1]
+    assert structures[0] == jax.tree.structure(DDIM(eta=0.7))

@@ -63,6 +63,7 @@ def _solvers() -> list[dict[str, str]]:
             "solver": cls.__name__,
             "operator": cls.requires[0].__name__,
             "prior": cls.requires[1].__name__,
+            "noise": _noise(cls.requires_noise),
             "cost": cls.cost_formula,
             "reference": cls.reference,
         }
@@ -83,6 +84,10 @@ def _operators() -> list[dict[str, str]]:
         {"operator": name, "kind": _kind(cls), "summary": _first_line(cls)}
         for name, cls in sorted(found.items())
     ]
+
+
+def _noise(needed: type) -> str:
+    return "any" if needed is object else needed.__name__
 
 
 def _kind(cls: type) -> str:

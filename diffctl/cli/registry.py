@@ -22,9 +22,27 @@ from diffctl.operators import (
     gaussian_kernel,
     motion_kernel,
 )
-from diffctl.solvers import DOC, DPS
+from diffctl.solvers import (
+    DDNM,
+    DDRM,
+    DOC,
+    DPS,
+    ILVR,
+    MCG,
+    TMPD,
+    ConjugatePiGDM,
+    DDNMPlus,
+    NoiselessPiGDM,
+    NoisyConjugatePiGDM,
+    PiGDM,
+    ScoreSDE,
+    SimplifiedDDNMPlus,
+)
+from diffctl.solvers.conjugate_pigdm import few_steps
+from diffctl.solvers.ddnm import released_grid
 
 Shape = tuple[int, int, int]
+Build = Callable[[str, Any, int | None], Solver]
 
 
 def _super_resolution(shape: Shape, key: jax.Array) -> LinearOperator:
@@ -92,7 +110,7 @@ class SolverChoice:
     """
 
     summary: str
-    build: Callable[[str, Any, int | None], Solver]
+    build: Build
 
 
 def _doc(task: str, prior: Any, steps: int | None) -> Solver:
@@ -119,6 +137,19 @@ def _dps_paper(task: str, prior: Any, steps: int | None) -> Solver:
     return DPS.paper(task, num_steps=_positive(steps, 1000))
 
 
+def _mcg(task: str, prior: Any, steps: int | None) -> Solver:
+    return MCG.dps_paper(task, num_steps=_positive(steps, 1000))
+
+
+def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
+    """Return a builder of a solver that depends on its number of levels alone."""
+
+    def build(task: str, prior: Any, steps: int | None) -> Solver:
+        return make(_positive(steps, default))
+
+    return build
+
+
 def _with_steps(solver: Any, steps: int | None) -> Solver:
     return replace(solver, num_steps=_positive(steps, solver.num_steps))
 
@@ -139,4 +170,51 @@ SOLVERS: Mapping[str, SolverChoice] = {
     ),
     "dps": SolverChoice("DPS as in the authors' configuration files", _dps),
     "dps_paper": SolverChoice("DPS with the step sizes of the paper", _dps_paper),
+    "mcg": SolverChoice("MCG with the step sizes of the paper on DPS", _mcg),
+    "score_sde": SolverChoice(
+        "Score-SDE projection, ancestral steps",
+        _by_levels(lambda n: ScoreSDE(grid=ddpm(n)), 1000),
+    ),
+    "ilvr": SolverChoice(
+        "ILVR with the pseudo-inverse as up-sampling",
+        _by_levels(lambda n: ILVR(grid=ddpm(n)), 1000),
+    ),
+    "ddrm": SolverChoice(
+        "DDRM as released", _by_levels(lambda n: DDRM.released_code(num_steps=n), 20)
+    ),
+    "ddnm": SolverChoice(
+        "DDNM as released, for noise-free measurements",
+        _by_levels(lambda n: DDNM.released_code(num_steps=n), 100),
+    ),
+    "ddnm_plus": SolverChoice(
+        "DDNM+ by singular directions, for noisy measurements",
+        _by_levels(lambda n: DDNMPlus.released_code(num_steps=n), 100),
+    ),
+    "ddnm_plus_simplified": SolverChoice(
+        "DDNM+ without a singular system",
+        _by_levels(lambda n: SimplifiedDDNMPlus(grid=released_grid(n)), 100),
+    ),
+    "pigdm": SolverChoice(
+        "PiGDM with exact weights, for noisy measurements",
+        _by_levels(lambda n: PiGDM(grid=ddpm(n)), 100),
+    ),
+    "pigdm_noiseless": SolverChoice(
+        "PiGDM for noise-free measurements",
+        _by_levels(lambda n: NoiselessPiGDM(grid=ddpm(n)), 100),
+    ),
+    "pigdm_paper": SolverChoice(
+        "PiGDM with the weights of the paper",
+        _by_levels(lambda n: PiGDM.paper(num_steps=n), 100),
+    ),
+    "cpigdm": SolverChoice(
+        "C-PiGDM for noise-free measurements, 5 to 20 steps",
+        _by_levels(lambda n: ConjugatePiGDM(grid=few_steps(n)), 10),
+    ),
+    "cpigdm_noisy": SolverChoice(
+        "C-PiGDM for noisy measurements, exact in every direction",
+        _by_levels(lambda n: NoisyConjugatePiGDM(grid=few_steps(n)), 10),
+    ),
+    "tmpd": SolverChoice(
+        "TMPD with row sums", _by_levels(lambda n: TMPD(grid=ddpm(n)), 100)
+    ),
 }

@@ -18,5 +18,14 @@ def tree_is_finite(tree: Any) -> jax.Array:
     return reduce(jnp.logical_and, leaves, jnp.asarray(True))
 
 
+def finite_or_zero(tree: Any) -> Any:
+    """Return a pytree with zeros in place of its NaNs and infinities."""
+
+    def cleaned(leaf: Any) -> Any:
+        return jnp.where(jnp.isfinite(leaf), leaf, 0) if _inexact(leaf) else leaf
+
+    return jax.tree.map(cleaned, tree)
+
+
 def _inexact(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

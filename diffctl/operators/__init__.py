@@ -9,6 +9,7 @@ from diffctl.operators.base import NoiseModel as NoiseModel
 from diffctl.operators.base import Operator as Operator
 from diffctl.operators.base import Problem as Problem
 from diffctl.operators.base import SpectralOperator as SpectralOperator
+from diffctl.operators.base import WhiteNoise as WhiteNoise
 from diffctl.operators.base import simulate as simulate
 from diffctl.operators.blur import Blur as Blur
 from diffctl.operators.blur import CircularBlur as CircularBlur

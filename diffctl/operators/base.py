@@ -81,6 +81,14 @@ class LinearOperator(Operator):
         """
         return least_squares_cg(self, self.adjoint, y)
 
+    def damped_pinv(self, y: Any, damping: jax.typing.ArrayLike) -> jax.Array:
+        """Return A^H (A A^H + damping I)^{-1} y for damping > 0.
+
+        It minimises |A x - y|^2 + damping |x|^2, and tends to A^+ y with the damping.
+        The default runs conjugate gradients.
+        """
+        return least_squares_cg(self, self.adjoint, y, damping=damping)
+
 
 class SpectralOperator(LinearOperator):
     """A = U diag(s) V^H with fast U and V, in real arithmetic.
@@ -124,11 +132,22 @@ class SpectralOperator(LinearOperator):
     def pinv(self, y: jax.Array) -> jax.Array:
         """Return V diag(1/s) U^H y; singular values at rounding level count as zero."""
         z = self.u_adjoint(y)
+        inverse = self.inverse_singular_values(z.dtype)
+        # A selection, not only a product: what was not observed may be NaN.
+        return self.v(jnp.where(inverse > 0, inverse * z, 0))
+
+    def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+        z = self.u_adjoint(y)
         s = self.singular_values.astype(z.dtype)
+        return self.v(s / (s**2 + damping) * z)
+
+    def inverse_singular_values(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+        """Return 1/s, (k,), with 0 for singular values at the rounding of `dtype`."""
+        s = self.singular_values.astype(dtype)
         # Fast transforms and small factors err by a few eps whatever the image size;
         # the usual eps * size would discard a blur's genuine singular values.
         tiny = 10 * jnp.finfo(s.dtype).eps * math.sqrt(s.size) * jnp.max(s, initial=0.0)
-        return self.v(jnp.where(s > tiny, z / jnp.where(s > tiny, s, 1), 0))
+        return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
 
 
 class NoiseModel(abc.ABC):
@@ -162,6 +181,16 @@ class NoiseModel(abc.ABC):
 
         Runs on the host; `clean` holds shapes and dtypes. Tracers are not looked at.
         """
+
+
+class WhiteNoise(NoiseModel):
+    """Gaussian noise with one standard deviation: y = A(x0) + std * n.
+
+    Solvers that need the noise level itself, not only the likelihood, ask for this
+    class. Real and imaginary parts of complex measurements are independent.
+    """
+
+    std: Any  # () on the scale of the measurement
 
 
 @pytree_dataclass

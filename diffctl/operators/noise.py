@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.safe import safe_sqrt
-from diffctl.operators.base import NoiseModel
+from diffctl.operators.base import NoiseModel, WhiteNoise
 from diffctl.operators.checks import require
 from diffctl.pytree import pytree_dataclass
 
@@ -22,7 +22,7 @@ Scalar = float | jax.Array
 
 
 @pytree_dataclass
-class GaussianNoise(NoiseModel):
+class GaussianNoise(WhiteNoise):
     """y = z + std * n with independent standard normal entries n.
 
     `std` is on the scale of the measurement: for images in [-1, 1], twice the value

@@ -3,7 +3,8 @@
     carry, xs = init;    carry, trace = step(carry, x) for x in xs;    x0 = finalize
 
 A step whose result is not finite is not taken: the carry stays at the last finite one
-and the example's status says so. Nothing here raises inside a compiled program.
+and the example's status says so. A start that is not finite has zeros in these places.
+Nothing here raises inside a compiled program.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffctl.core import Solution, Solver, Stats, Status, StepTrace
-from diffctl.numerics.finite import tree_is_finite
+from diffctl.numerics.finite import finite_or_zero, tree_is_finite
 from diffctl.operators.base import Problem
 from diffctl.solvers import progress
 from diffctl.solvers.requirements import check_inputs
@@ -66,7 +67,7 @@ def run(
     report: bool = False,
 ) -> Solution:
     """Do the work of `solve`: traceable, without checks and without jit."""
-    carry, xs = solver.init(key, problem, prior)
+    carry, finite, xs = guarded_start(key, problem, prior, solver)
     num_steps = count_steps(xs)
 
     def body(state: tuple[Any, jax.Array], at: Any) -> tuple[Any, Any]:
@@ -79,12 +80,23 @@ def run(
         return (carry, finite), (trace, kept)
 
     indices = jnp.arange(num_steps, dtype=jnp.int32)
-    state = (carry, jnp.asarray(True))
+    state = (carry, finite)
     (carry, finite), (trace, kept) = lax.scan(body, state, (indices, xs))
     return conclude(carry, finite, trace, kept, problem, prior, solver)
 
 
 _solve = jax.jit(run, static_argnames=("record", "report"))
+
+
+def guarded_start(
+    key: jax.Array, problem: Problem, prior: Any, solver: Solver
+) -> tuple[Any, jax.Array, Any]:
+    """Return the first carry, whether it is finite, and `xs`.
+
+    Solvers that start from the measurement inherit its NaNs.
+    """
+    carry, xs = solver.init(key, problem, prior)
+    return finite_or_zero(carry), tree_is_finite(carry), xs
 
 
 def guarded_step(

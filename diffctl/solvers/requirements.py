@@ -1,9 +1,15 @@
 """Checks at the door of a solve, before anything is compiled."""
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
 from diffctl.core import Solver
-from diffctl.operators.base import Problem
+from diffctl.operators.base import (
+    LinearOperator,
+    Problem,
+    SpectralOperator,
+    WhiteNoise,
+)
 from diffctl.operators.validation import validate_problem
 
 
@@ -11,23 +17,24 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
     """Raise unless the solver can take this problem and prior.
 
     Raises:
-        TypeError: the operator or prior lacks a capability that the solver needs; names
-            solvers that do without it.
+        TypeError: operator, prior or noise lack a capability that the solver needs;
+            names solvers that do without it.
         ValueError: the problem is malformed, see `validate_problem`.
     """
-    needed_operator, needed_prior = solver.requires
-    _check_capability(solver, "operator", problem.operator, needed_operator)
-    _check_capability(solver, "prior", prior, needed_prior)
+    _check_capability(solver, "operator", problem.operator)
+    _check_capability(solver, "prior", prior)
+    _check_capability(solver, "noise", problem.noise)
     validate_problem(problem, prior.shape)
 
 
-def _check_capability(solver: Solver, role: str, given: Any, needed: type) -> None:
+def _check_capability(solver: Solver, role: str, given: Any) -> None:
+    needed = _needed(type(solver), role)
     if isinstance(given, needed):
         return
     others = [
         other.__name__
         for other in solver_classes()
-        if isinstance(given, other.requires[0 if role == "operator" else 1])
+        if isinstance(given, _needed(other, role))
     ]
     cure = f"Use {', '.join(others)}" if others else "No solver takes one"
     raise TypeError(
@@ -36,13 +43,33 @@ def _check_capability(solver: Solver, role: str, given: Any, needed: type) -> No
     )
 
 
+def _needed(solver: type[Solver], role: str) -> type:
+    operator, prior = solver.requires
+    return {"operator": operator, "prior": prior, "noise": solver.requires_noise}[role]
+
+
 def solver_classes() -> list[type[Solver]]:
-    """Return every solver class that has been imported, by name."""
+    """Return every concrete solver class that has been imported, by name."""
     found: set[type[Solver]] = set()
     waiting = list(Solver.__subclasses__())
     while waiting:
         cls = waiting.pop()
         waiting.extend(cls.__subclasses__())
-        if hasattr(cls, "requires"):
+        if hasattr(cls, "requires") and not inspect.isabstract(cls):
             found.add(cls)
     return sorted(found, key=lambda cls: cls.__name__)
+
+
+def linear(problem: Problem) -> LinearOperator:
+    """Return the operator of a problem whose solver requires a linear one."""
+    return cast(LinearOperator, problem.operator)
+
+
+def spectral(problem: Problem) -> SpectralOperator:
+    """Return the operator of a problem whose solver requires a spectral one."""
+    return cast(SpectralOperator, problem.operator)
+
+
+def noise_std(problem: Problem) -> Any:
+    """Return sigma_y, (), of a problem whose solver requires white noise."""
+    return cast(WhiteNoise, problem.noise).std

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from diffctl.core import Solution, Solver, StepTrace
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
-from diffctl.solvers.driver import conclude, count_steps, guarded_step
+from diffctl.solvers.driver import (
+    conclude,
+    count_steps,
+    guarded_start,
+    guarded_step,
+)
 from diffctl.solvers.requirements import check_inputs
 
 
@@ -71,7 +76,7 @@ def solve_stepwise(
 def _start(
     key: jax.Array, problem: Problem, prior: Any, solver: Solver
 ) -> tuple[SolveState, Any]:
-    carry, xs = solver.init(key, problem, prior)
+    carry, finite, xs = guarded_start(key, problem, prior, solver)
     first = jax.tree.map(lambda leaf: leaf[0], xs)
     _, trace = jax.eval_shape(solver.step, carry, first, problem, prior)
     num_steps = count_steps(xs)
@@ -83,7 +88,7 @@ def _start(
 
     state = SolveState(
         carry=carry,
-        finite=jnp.asarray(True),
+        finite=finite,
         step=jnp.int32(0),
         trace=jax.tree.map(empty, trace),
     )

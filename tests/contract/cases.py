@@ -30,7 +30,29 @@ from diffctl.operators import (
     Problem,
 )
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
-from diffctl.solvers import DOC, DPS, doc_presets
+from diffctl.solvers import (
+    DDNM,
+    DDRM,
+    DOC,
+    DPS,
+    ILVR,
+    MCG,
+    TMPD,
+    ConjugatePiGDM,
+    DDNMPlus,
+    DiagonalMoment,
+    FullMoment,
+    HutchinsonMoment,
+    NoiselessPiGDM,
+    NoisyConjugatePiGDM,
+    NonlinearConjugatePiGDM,
+    NonlinearPiGDM,
+    PiGDM,
+    ScoreSDE,
+    SimplifiedDDNMPlus,
+    TimeTravel,
+    doc_presets,
+)
 from diffctl.solvers.costs import likelihood
 from diffctl.solvers.weighting import uniform_weight
 
@@ -159,6 +181,84 @@ def doc_released(num_levels: int = 5, num_steps: int = 2) -> DOC:
     )
 
 
+def ddrm() -> DDRM:
+    return DDRM(grid=grid(), eta_b=0.9)
+
+
+def ddnm() -> DDNM:
+    return DDNM(grid=grid())
+
+
+def ddnm_travel() -> DDNM:
+    return DDNM(grid=grid(), travel=TimeTravel(length=2, repeat=2))
+
+
+def ddnm_plus() -> DDNMPlus:
+    return DDNMPlus(grid=grid())
+
+
+def ddnm_simplified() -> SimplifiedDDNMPlus:
+    return SimplifiedDDNMPlus(grid=grid())
+
+
+def score_sde() -> ScoreSDE:
+    return ScoreSDE(grid=grid(), relaxation=0.8)
+
+
+def ilvr() -> ILVR:
+    return ILVR(grid=grid(), stop_sigma=0.3)
+
+
+def mcg() -> MCG:
+    return MCG(guided=dps())
+
+
+def pigdm() -> PiGDM:
+    return PiGDM(grid=grid())
+
+
+def pigdm_noiseless() -> NoiselessPiGDM:
+    return NoiselessPiGDM(grid=grid())
+
+
+def _pseudo_inverse(operator: Any, y: jax.Array) -> jax.Array:
+    return operator.pinv(y)
+
+
+def pigdm_nonlinear() -> NonlinearPiGDM:
+    return NonlinearPiGDM(grid=grid(), h_pinv=_pseudo_inverse)
+
+
+def cpigdm() -> ConjugatePiGDM:
+    return ConjugatePiGDM(grid=grid(), guidance_scale=3.0, tilt=-0.2)
+
+
+def cpigdm_noisy() -> NoisyConjugatePiGDM:
+    return NoisyConjugatePiGDM(grid=grid(), tilt=-0.2)
+
+
+def cpigdm_nonlinear() -> NonlinearConjugatePiGDM:
+    return NonlinearConjugatePiGDM(
+        grid=grid(), guidance_scale=3.0, h_pinv=_pseudo_inverse
+    )
+
+
+def tmpd() -> TMPD:
+    return TMPD(grid=grid(), moment=FullMoment())
+
+
+def tmpd_diagonal() -> TMPD:
+    return TMPD(grid=grid(), moment=DiagonalMoment())
+
+
+def tmpd_row_sums() -> TMPD:
+    return TMPD(grid=grid())
+
+
+def tmpd_hutchinson() -> TMPD:
+    return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
 
@@ -173,4 +273,22 @@ CASES = [
     Case("doc_ilqr_class", doc_ilqr, mixture, three_classes, **_SEARCH, **_TWIN),
     Case("doc_paper", doc_paper, mixture, linear_gaussian, **_TWIN),
     Case("doc_released", doc_released, mixture, linear_gaussian, **_TWIN),
+    Case("ddrm", ddrm, mixture, linear_gaussian),
+    Case("ddnm", ddnm, mixture, linear_gaussian),
+    Case("ddnm_travel", ddnm_travel, mixture, linear_gaussian, **_TWIN),
+    Case("ddnm_plus", ddnm_plus, mixture, linear_gaussian, **_TWIN),
+    Case("ddnm_simplified", ddnm_simplified, mixture, linear_gaussian, **_TWIN),
+    Case("score_sde", score_sde, mixture, linear_gaussian),
+    Case("ilvr", ilvr, mixture, linear_gaussian, **_TWIN),
+    Case("mcg", mcg, mixture, linear_gaussian),
+    Case("pigdm", pigdm, mixture, linear_gaussian),
+    Case("pigdm_noiseless", pigdm_noiseless, mixture, linear_gaussian, **_TWIN),
+    Case("pigdm_nonlinear", pigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
+    Case("cpigdm", cpigdm, mixture, linear_gaussian),
+    Case("cpigdm_noisy", cpigdm_noisy, mixture, linear_gaussian),
+    Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
+    Case("tmpd", tmpd, mixture, linear_gaussian),
+    Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
+    Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
+    Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
 ]

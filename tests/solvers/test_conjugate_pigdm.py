@@ -1,0 +1,271 @@
+"""C-PiGDM against its flow, its published integrals, DDIM and DDNM."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import quad, solve_ivp
+
+from diffctl.core import DiffusionPrior
+from diffctl.diffusion import Euler, vp_uniform
+from diffctl.operators import GaussianNoise
+from diffctl.pytree import pytree_dataclass
+from diffctl.solvers import (
+    DDNM,
+    ConjugatePiGDM,
+    NoisyConjugatePiGDM,
+    NonlinearConjugatePiGDM,
+    solve,
+)
+from diffctl.solvers.conjugate import exactly_measured, unmeasured
+from diffctl.solvers.conjugate_pigdm import few_steps
+from tests.solvers import oracle
+from tests.solvers.bed import SIZE, bed, draws, grid, mixture
+from tests.tolerances import EXACT64
+
+KEY = jax.random.key(9)
+STD = 0.1
+VALUES = (1.0, 0.6, 0.2, 0.0)
+BOTH = [ConjugatePiGDM, NoisyConjugatePiGDM]
+
+
+def _setting():
+    """Singular values from 1 to 0, and a measurement."""
+    a, _ = oracle.matrix(VALUES)
+    return a, a @ np.linspace(-0.8, 0.9, SIZE) + STD * np.linspace(1, -1, SIZE)
+
+
+def _flow(kind, weight, x, sigma_max):
+    """dx/dsigma = eps_hat - w sigma / (1 + sigma^2) J^T pull, to high accuracy."""
+    law = bed()
+    a, y = _setting()
+
+    def velocity(sigma, x):
+        precision = np.linalg.inv(law.covariance + sigma**2 * np.eye(SIZE))
+        jacobian = law.covariance @ precision
+        residual = y - a @ (law.mean + jacobian @ (x - law.mean))
+        pull = np.linalg.pinv(a, rcond=1e-10) @ residual
+        if kind is NoisyConjugatePiGDM:
+            gram = a @ a.T + STD**2 * (1 + sigma**2) / sigma**2 * np.eye(SIZE)
+            pull = a.T @ np.linalg.solve(gram, residual)
+        eps = sigma * precision @ (x - law.mean)
+        return eps - weight * sigma / (1 + sigma**2) * jacobian.T @ pull
+
+    span = (sigma_max, 1e-9)
+    return solve_ivp(velocity, span, x, rtol=1e-10, atol=1e-12, method="LSODA").y[:, -1]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize(("weight", "tilt"), [(2.0, 0.0), (15.0, 0.0), (2.0, -0.5)])
+def test_it_converges_to_its_flow_at_first_order(kind, weight, tilt):
+    law, (a, y) = bed(), _setting()
+    problem = oracle.problem(a, y, STD)
+    errors = []
+    for num_steps in (200, 400):
+        levels = few_steps(num_steps)
+        solver = kind(grid=levels, guidance_scale=weight, tilt=tilt)
+        found = solve(KEY, problem, law.prior(), solver).x
+        sigma = float(levels.sigma[0])
+        noise = draws(KEY, (SIZE,), 1)[0]
+        start = np.linalg.pinv(a, rcond=1e-10) @ y + sigma * noise
+        exact = _flow(kind, weight, start, sigma)
+        errors.append(np.linalg.norm(found - exact))
+    assert errors[1] < 0.03
+    # Measured: between 0.49 and 0.51.
+    assert 0.46 < errors[1] / errors[0] < 0.54
+
+
+def _published(weight, tilt, seen, first, last):
+    """The integrals of the paper over VP time, for data seen `seen(b)` with slope.
+
+    Returns the weights of x0_hat, y, eps and g for x = x_vp / mu.
+    """
+    psi, kappa = seen
+
+    def b(t):
+        return 0.1 * t + 9.95 * t**2
+
+    def beta(t):
+        return 0.1 + 19.9 * t
+
+    def mu(t):
+        return np.exp(-b(t) / 2)
+
+    def std(t):
+        return np.sqrt(-np.expm1(-b(t)))
+
+    def change(t):
+        return np.exp(tilt * t + b(t) / 2 - weight * psi(b(t)) / 2)
+
+    def integral(rate):
+        return quad(rate, first, last, epsabs=1e-13, epsrel=1e-12)[0]
+
+    on_x = change(first) * (1 + tilt * (last - first))
+    on_eps = integral(
+        lambda t: change(t) * beta(t) / 2
+        * (1 / std(t) - weight * std(t) * kappa(b(t)))
+    )  # fmt: skip
+    on_y = integral(lambda t: -change(t) * weight * beta(t) * mu(t) * kappa(b(t)) / 2)
+    on_g = integral(lambda t: change(t) * weight * beta(t) * std(t) * mu(t) / 2)
+    raw = np.asarray([on_x * mu(first), on_y, on_x * std(first) + on_eps, on_g])
+    return raw / change(last) / mu(last)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("tilt", [0.0, -0.6, 0.2])
+@pytest.mark.parametrize("weight", [0.7, 15.0])
+def test_coefficients_are_the_published_integrals(weight, tilt):
+    """Whose integrands are not those of the code: that integrates by parts."""
+    q = STD**2 / 0.2**2
+    share = q / (1 + q)
+
+    def noisy(sigma):
+        power = sigma**2
+        return jnp.log1p(power) - share * jnp.log1p(power / share)
+
+    def noisy_psi(b):
+        return b - share * np.log(((1 + q) * np.exp(b) - 1) / q)
+
+    def noisy_slope(b):
+        return -np.expm1(-b) / (-np.expm1(-b) + q)
+
+    cases = [
+        (unmeasured, (lambda b: 0.0, lambda b: 0.0)),
+        (exactly_measured, (lambda b: b, lambda b: 1.0)),
+        (noisy, (noisy_psi, noisy_slope)),
+    ]
+    solver = ConjugatePiGDM(grid=grid(), guidance_scale=weight, tilt=tilt)
+    levels = vp_uniform(2, time_max=0.4, time_min=0.2)
+    now, next = jax.tree.map(lambda leaf: leaf[0], levels.pairs())
+    for psi, seen in cases:
+        found = solver.coefficients(psi, now, next)
+        found = [found.on_x0, found.on_y, found.on_eps, found.on_g]
+        expected = _published(weight, tilt, seen, 0.4, 0.2)
+        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_closed_form_of_the_jacobian_term():
+    """Unmeasured directions: F = w (log((1 + s) / (1 - s)) - 2 s) / 2, also to 0."""
+    solver = ConjugatePiGDM(grid=grid(), guidance_scale=3.0)
+    for pair in ((2.0, 1.0), (0.3, 0.0)):
+        now, next = map(oracle.level, pair)
+        std = np.asarray(pair) / np.sqrt(1 + np.asarray(pair) ** 2)
+        closed = 1.5 * (np.log((1 + std) / (1 - std)) - 2 * std)
+        found = solver.coefficients(unmeasured, now, next).on_g
+        np.testing.assert_allclose(found, closed[1:] - closed[:1], **EXACT64)
+
+
+def _unguided(prior, x, levels):
+    for i in range(levels.num_steps):
+        now, next = jax.tree.map(lambda leaf, i=i: leaf[i], levels.pairs())
+        x = Euler()(prior, x, now, next)
+    return x
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", BOTH)
+def test_without_guidance_it_is_ddim(kind):
+    """For a tilt of 0 with the same arithmetic: no quadrature is left."""
+    a, y = _setting()
+    solver = kind(grid=grid(), guidance_scale=0.0)
+    found = solve(KEY, oracle.problem(a, y, STD), mixture(), solver).x
+    noise = draws(KEY, (SIZE,), 1)[0]
+    start = np.linalg.pinv(a, rcond=1e-10) @ y + np.asarray(grid().sigma[0]) * noise
+    expected = _unguided(mixture(), jnp.asarray(start), grid())
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_noise_free_form_is_the_limit_of_the_noisy_one():
+    law, gaps = bed(), []
+    for std in (1e-4, 1e-6):
+        problem = dataclasses.replace(law.problem(), noise=GaussianNoise(std=std))
+        ends = [
+            solve(KEY, problem, mixture(), kind(grid=grid(), guidance_scale=3.0)).x
+            for kind in BOTH
+        ]
+        gaps.append(np.max(np.abs(ends[0] - ends[1])))
+    # Of the order of q log(1 / q), q = (std / s)^2.
+    assert gaps[0] < 1e-4
+    assert gaps[1] < 1e-3 * gaps[0]
+
+
+@pytree_dataclass
+class ConstantNoise(DiffusionPrior):
+    """D(x) = x - sigma eps: the predicted noise has no derivative."""
+
+    eps: jax.Array
+
+    @property
+    def shape(self):
+        return self.eps.shape
+
+    def denoise(self, x, sigma):
+        return x - sigma * self.eps
+
+
+@pytest.mark.usefixtures("x64")
+def test_strong_guidance_is_ddnm_where_the_noise_has_no_derivative():
+    a, y = _setting()
+    problem, x = oracle.problem(a, y, STD), jnp.linspace(-1, 2, SIZE)
+    prior = ConstantNoise(eps=jnp.linspace(1, -1, SIZE))
+    at = (oracle.level(1.5), oracle.level(0.5))
+    strong = ConjugatePiGDM(grid=grid(), guidance_scale=1e4)
+    found, _ = strong.step(x, (*at, KEY), problem, prior)
+    ddnm = DDNM(grid=grid(), eta=0.0)
+    expected, _ = ddnm.step(x, (*at, at[1], KEY), problem, prior)
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", BOTH)
+def test_unmeasured_directions_follow_ddim_but_for_the_jacobian(kind):
+    law, (a, y) = bed(), _setting()
+    _, right = oracle.matrix(VALUES)
+    solver = kind(grid=grid(), guidance_scale=2.0)
+    now, next = oracle.level(1.5), oracle.level(0.5)
+    problem, x = oracle.problem(a, y, STD), jnp.linspace(-1, 2, SIZE)
+    moved, _ = solver.step(x, (now, next, KEY), problem, law.prior())
+    free = Euler()(law.prior(), x, now, next)
+    jacobian, x0_hat = law.jacobian(1.5), law.denoise(np.asarray(x), 1.5)
+    pull = solver.pull(problem, jnp.asarray(x0_hat), now.sigma)
+    g = np.sqrt(1 + 1.5**2) / 1.5 * (np.eye(SIZE) - jacobian.T) @ pull
+    on_g = float(solver.coefficients(unmeasured, now, next).on_g[0])
+    last = right[:, -1]
+    assert abs(on_g * last @ g) > 1e-2
+    np.testing.assert_allclose(last @ (moved - free), on_g * last @ g, **EXACT64)
+
+
+def _pinv(operator, y):
+    return operator.pinv(y)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_nonlinear_form_is_the_noise_free_one_for_linear_operators():
+    a, y = _setting()
+    solvers = [
+        ConjugatePiGDM(grid=grid(), guidance_scale=3.0, tilt=-0.2),
+        NonlinearConjugatePiGDM(
+            grid=grid(), guidance_scale=3.0, tilt=-0.2, h_pinv=_pinv
+        ),
+    ]
+    problem = oracle.problem(a, y, STD)
+    pair = [solve(KEY, problem, mixture(), solver).x for solver in solvers]
+    np.testing.assert_allclose(*pair, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("num_steps", [5, 10, 20])
+def test_published_settings(num_steps):
+    levels = few_steps(num_steps)
+    times = np.linspace(0.4, 0.001, num_steps + 1)[:-1]
+    np.testing.assert_allclose(levels.time[:-1], times, rtol=1e-6)
+    np.testing.assert_allclose(levels.sigma[0], 2.02832, rtol=1e-5)
+    assert (levels.num_steps, levels.sigma[-1]) == (num_steps, 0.0)
+    exact = ConjugatePiGDM.super_resolution_x4(num_steps=num_steps)
+    noisy = NoisyConjugatePiGDM.super_resolution_x4(num_steps=num_steps)
+    assert (exact.guidance_scale, exact.tilt) == (15.0, 0.0)
+    assert (noisy.guidance_scale, noisy.tilt) == (2.0, -0.15)

@@ -1,5 +1,6 @@
 """The command line as a whole: exit codes, errors, `list`, `selfcheck`."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -32,17 +33,23 @@ def test_help_names_every_command(capsys):
         assert command in text
 
 
+def _descendants(cls):
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)
+
+
 def test_list_is_complete(capsys):
     assert main.main(["list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     solvers = {row["solver"]: row for row in listed["solvers"]}
     assert {"DOC", "DPS"} <= solvers.keys()
-    assert solvers.keys() >= {cls.__name__ for cls in Solver.__subclasses__()} - {
-        # other tests define solvers of their own
-        cls.__name__
-        for cls in Solver.__subclasses__()
-        if not cls.__module__.startswith("diffctl.")
-    }
+    # Other tests define solvers of their own.
+    ours = [
+        cls for cls in _descendants(Solver) if cls.__module__.startswith("diffctl.")
+    ]
+    concrete = {cls.__name__ for cls in ours if not inspect.isabstract(cls)}
+    assert solvers.keys() >= concrete > {"DOC", "DPS"}
     for row in solvers.values():
         assert all(row.values()), row
     names = {row["operator"] for row in listed["operators"]}

@@ -38,6 +38,18 @@ class CountingPrior(DiffusionPrior):
         return self.inner.denoise(_tally_p.bind(x, kind="fwd", times=1), sigma)
 
 
+def counted(prior: Any) -> Any:
+    """Return a prior in which every diffusion prior counts: itself, or parts of it."""
+
+    def is_counted(node: Any) -> bool:
+        return isinstance(node, DiffusionPrior)
+
+    def wrap(node: Any) -> Any:
+        return CountingPrior(inner=node) if is_counted(node) else node
+
+    return jax.tree.map(wrap, prior, is_leaf=is_counted)
+
+
 def _tally(x: jax.Array, *, kind: str, times: int) -> jax.Array:
     def on_host(x: Any) -> Any:
         _counts[kind] += times

@@ -19,7 +19,7 @@ from diffctl.solvers import listen, solve, solve_batch, solve_stepwise
 from diffctl.solvers.driver import run
 from diffctl.solvers.stepwise import start
 from tests.contract.cases import BATCH, CASES, Case, Instance
-from tests.contract.counting import CountingPrior, counting
+from tests.contract.counting import counted, counting
 from tests.tolerances import EXACT32, REORDER32
 
 KEY = jax.random.key(17)
@@ -125,17 +125,17 @@ def test_stepwise_equals_scan_and_resumes_from_disk(case, tmp_path):
 def test_a_batch_is_a_loop_and_reports_honestly(case):
     """One compiled batch: values, isolation of examples, progress and call counts."""
     instance = _instance(case)
-    counted = instance._replace(prior=CountingPrior(inner=instance.prior))
+    watched = instance._replace(prior=counted(instance.prior))
     steps: list[tuple[int, int]] = []
     with counting() as calls, listen(lambda *at: steps.append(at)):
-        batch = jax.block_until_ready(_solve_batch(counted))
+        batch = jax.block_until_ready(_solve_batch(watched))
     _check_calls(case, calls.copy(), batch)
     num_steps = batch.stats.misfit.shape[1]
     assert sorted(steps) == [(i + 1, num_steps) for i in range(num_steps)]
     for i in range(BATCH):
         alone = _solve(case, i, jax.random.fold_in(KEY, i))
         _assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], batch), alone)
-    _check_isolation(counted, batch)
+    _check_isolation(watched, batch)
 
 
 def _check_calls(case: Case, calls: Counter[str], batch: Solution) -> None:
@@ -174,7 +174,7 @@ def _check_isolation(instance: Instance, before: Solution) -> None:
 def test_a_solve_alone_counts_its_calls(case):
     instance = _instance(case)
     with counting() as calls:
-        prior = CountingPrior(inner=instance.prior)
+        prior = counted(instance.prior)
         stats = jax.block_until_ready(_solve(case, prior=prior)).stats
     found = (calls["fwd"], calls["vjp"], calls["jvp"])
     assert found == (stats.nfe_fwd, stats.nvjp, stats.njvp)

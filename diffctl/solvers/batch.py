@@ -72,7 +72,8 @@ def solve_batch(
         is_mapped=is_mapped,
         structure=structure,
         chunk_size=chunk_size,
-        mesh=mesh,
+        # Of jax.make_mesh's explicit axes, shard_map takes only inputs placed beforehand.
+        mesh=None if mesh is None else Mesh(mesh.devices, mesh.axis_names),
         report=progress.listening(),
     )
     solution = _solve_batch(key, examples, shared, prior, solver, plan=plan)

@@ -112,14 +112,13 @@ def test_failures_are_named_by_index(whole):
 _TWO_DEVICES = """
 import re
 import chex, jax
-from jax.sharding import Mesh
 from diffctl.solvers import batch, solve_batch
 from tests.solvers.test_batch import KEY, _problems, _solver
 from tests.solvers.bed import mixture
 from tests.tolerances import REORDER32
 
 jax.config.update("jax_disable_most_optimizations", True)
-mesh = Mesh(jax.devices(), ("data",))
+mesh = jax.make_mesh((2,), ("data",))  # as the README makes it
 assert mesh.size == 2
 arguments = (KEY, _problems(), mixture(), _solver())
 seen = []

@@ -13,6 +13,7 @@ from diffctl import assets
 from diffctl.cli import demo_page, manifest
 from diffctl.cli.demo_problems import Group, norm_and_class, pose
 from diffctl.cli.demo_results import Result, measure
+from diffctl.cli.devices import mesh_for
 from diffctl.cli.folders import check_free, first_free, new_folder
 from diffctl.cli.options import Demo
 from diffctl.cli.registry import TASKS
@@ -79,13 +80,15 @@ def _solve_all(
     problem_key, solver_key = jax.random.split(jax.random.key(command.seed))
     groups = pose(prior, problem_key, command.digits, NOISE_STD)
     results: list[Result] = []
+    mesh = mesh_for(command.digits)
     for name, group, solver in _plan(groups, budget):
         is_first = not any(result.solver == name for result in results)
         stage = "compiling" if is_first else group.task
         progress.update(bar, description=f"{name}, {stage}")
         # Examples are named by task and place, so that each has a key of its own.
         ids = jnp.arange(command.digits) + 1000 * groups.index(group)
-        solve = partial(solve_batch, solver_key, group.problems, prior, solver, ids=ids)
+        args = (solver_key, group.problems, prior, solver)
+        solve = partial(solve_batch, *args, ids=ids, mesh=mesh)
         results.append(measure(name, solver, group, timed(solve)))
         progress.advance(bar)
     return groups, results

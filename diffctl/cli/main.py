@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: options.Common, terminal: Terminal) -> Outcome:
     from diffctl.cli.compilation import keep_compiled_programs
+    from diffctl.cli.devices import make_cores_devices
 
+    make_cores_devices()
     keep_compiled_programs()
     module = import_module(f"diffctl.cli.{_RUNNERS[type(command)]}")
     outcome: Outcome = module.run(command, terminal)

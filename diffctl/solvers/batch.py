@@ -72,7 +72,7 @@ def solve_batch(
         is_mapped=is_mapped,
         structure=structure,
         chunk_size=chunk_size,
-        # Of jax.make_mesh's explicit axes, shard_map takes only inputs placed beforehand.
+        # With the explicit axes of jax.make_mesh, shard_map wants its inputs placed.
         mesh=None if mesh is None else Mesh(mesh.devices, mesh.axis_names),
         report=progress.listening(),
     )

@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from diffctl.cli.compilation import keep_compiled_programs
+from diffctl.cli.devices import make_cores_devices
 from diffctl.cli.terminal import Terminal
 from diffctl.cli.worker import leave
 from experiments.common.store import Results
@@ -61,6 +62,7 @@ def command(
 def guarded(work: Callable[[Terminal], None]) -> int:
     """Run an experiment and return its exit code: 0, 2 for bad input, 130."""
     terminal = Terminal()
+    make_cores_devices()
     keep_compiled_programs()
     try:
         work(terminal)

@@ -124,7 +124,7 @@ def _plan(pending: list[tuple[Row, np.ndarray]], seed: int, chunk: int) -> list[
         if id(prior) not in per_call:
             per_call[id(prior)] = seconds_per_call(prior, size)
         cost, settings = count_calls(row.solver), _settings(row, seed)
-        each = cost.seconds(per_call[id(prior)])
+        each = cost.seconds(per_call[id(prior)]) / min(size, jax.device_count())
         for start in range(0, len(missing), chunk):
             ids = missing[start : start + chunk]
             jobs.append(Job(row, ids, settings, cost, each * len(ids)))

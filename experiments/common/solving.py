@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.cli.devices import mesh_for
 from diffctl.cli.timing import Timed
 from diffctl.core import Solver
 from diffctl.operators import GaussianNoise, Identity, Problem
@@ -111,7 +112,10 @@ def seconds_per_call(prior: Any, chunk: int) -> tuple[float, float]:
 
 
 def _compile(axes: Any, args: tuple[Any, ...]) -> Any:
+    mesh = mesh_for(len(args[-1]))
+
     def solve_all(key: Any, problems: Any, prior: Any, solver: Any, ids: Any) -> Any:
-        return solve_batch(key, problems, prior, solver, axes=axes, ids=ids)
+        options = {"axes": axes, "ids": ids, "mesh": mesh}
+        return solve_batch(key, problems, prior, solver, **options)
 
     return jax.jit(solve_all).lower(*args).compile()

@@ -1,5 +1,4 @@
-"""Solvers that bring the measurement in on the clean image, without network gradients.
+"""Solvers that bring the measurement in on the clean image, not through the network.
 
-DAPS samples the clean image, DDS and DiffPIR correct its estimate, and RED-diff descends
-on it.
+DAPS samples the clean image, DDS and DiffPIR correct its estimate, RED-diff descends.
 """

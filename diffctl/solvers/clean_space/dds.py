@@ -30,8 +30,8 @@ class DDS(CorrectionSolver):
         x' = u + sigma' (sqrt(1 - eta^2) (x - D) / sigma + eta z)
 
     The corrections lie in the Krylov space of A^H (y - A D), so that components in the
-    null space of A stay those of the estimate. With penalty 0 early stopping is the only
-    regularisation, and K large is the projection of `DDNM`.
+    null space of A stay those of the estimate. With penalty 0 early stopping is all the
+    regularisation there is, and K large is the projection of `DDNM`.
 
     Requirements: a linear operator, real or complex, and white noise.
 
@@ -40,8 +40,9 @@ class DDS(CorrectionSolver):
 
     Deviations: the paper's constant penalty 1 / gamma (`released_code`) applies the
     whole measurement at each of the 50 levels, so that the result follows the data
-    alone: not a sampler. By default the penalty is Bayes' rule, which trusts the estimate
-    more as the noise falls. The mean of a Gaussian posterior is then exact for eta = 1.
+    alone: not a sampler. By default the penalty is Bayes' rule, which trusts the
+    estimate more as the noise falls; the mean for an isotropic Gaussian prior is then
+    that of the posterior if eta = 1.
     The released code stops adding noise one level early; its CG is not that of complex
     operators (it leaves out the conjugate), its CT back-projection not the adjoint.
 

@@ -81,9 +81,9 @@ class Proximal(Correction):
 
 @pytree_dataclass
 class BackProjection(Correction):
-    """u = D + step_size A^+ (y - A D), whatever the penalty: the code's bicubic variant.
+    """u = D + step_size A^+ (y - A D), whatever the penalty.
 
-    Its up-sampling is the cubic one; here it is the pseudo-inverse.
+    The code's variant for bicubic super-resolution; it resizes where this has A^+.
     """
 
     step_size: Any = 0.01
@@ -183,12 +183,12 @@ class DiffPIR(HalfQuadraticSplitting):
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 
-    Deviations: the paper has rho = lambda s_y^2 / sigma^2 with a tuned lambda; by default
-    the variance r^2 of the estimate takes the place of sigma^2, and lambda is 1. For an
-    isotropic Gaussian prior of that standard deviation u is then the exact conditional
-    mean, and the mean of the posterior is reached. The last estimate is returned, not the
-    state that carries its noise (`NoisyState`). The start is N(0, I); the code's starts
-    from an up-sampled measurement, which makes a difference of y / sigma_max.
+    Deviations: the paper has rho = lambda s_y^2 / sigma^2 with a tuned lambda; by
+    default the variance r^2 of the estimate takes the place of sigma^2, and lambda is
+    1. For an isotropic Gaussian prior of that standard deviation u is then the exact
+    conditional mean, and the mean of the posterior is reached. The last estimate is
+    returned, not the state with its noise (`NoisyState`). The start is N(0, I); that of
+    the code is an up-sampled measurement, a difference of y / sigma_max.
 
     Args: see `HalfQuadraticSplitting`, and
         correction: how (1) is solved.

@@ -16,14 +16,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffctl.core import Calls, DiffusionPrior, StepTrace
-from diffctl.diffusion import eps_from_x0
+from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
+from diffctl.diffusion import NoiseGrid, eps_from_x0
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import squared_norm
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.ddnm import released_grid
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import linear
 from diffctl.solvers.tasks import for_task
 
@@ -114,13 +114,13 @@ class _Descending(NamedTuple):
 
 
 @pytree_dataclass
-class REDDiff(LevelSolver):
+class REDDiff(Solver):
     """Regularisation by denoising diffusion (Mardani et al., ICLR 2024).
 
         e   = eps_hat(mu + sigma eps; sigma) - eps
         mu <- descent along grad |y - A(mu)|^2 / 2 + lambda w(sigma) e
 
-    For a normal prior N(m, C) the mean of e is sigma (C + sigma^2 I)^{-1} (mu - m). With
+    For a prior N(m, C) the mean of e is sigma (C + sigma^2 I)^{-1} (mu - m). With
     w = sigma the regulariser is lambda |mu - m|^2 / 2 at high noise and fades at low
     noise, where the iterate drifts towards the noisy data. A point estimate.
 
@@ -152,6 +152,7 @@ class REDDiff(LevelSolver):
         "Diffusion Models, ICLR 2024"
     )
 
+    grid: NoiseGrid
     reg_weight: Any = 0.25
     weight: Weight = static(default=linear_weight)
     data_weight: Any = 1.0
@@ -177,14 +178,10 @@ class REDDiff(LevelSolver):
 
     @classmethod
     def inverse_bench(cls, *, num_steps: int = 1000) -> "REDDiff":
-        """Return the settings of devzhk/InverseBench: summed loss, constant weight.
-
-        Its loss has no factor 1/2.
-        """
+        """Return the settings of devzhk/InverseBench: summed loss, constant weight."""
         return cls(
             grid=released_grid(num_steps),
             weight=constant_weight,
-            data_weight=2.0,
             descent=Descent.adam(2e-2, b2=0.99),
         )
 

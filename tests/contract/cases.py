@@ -31,8 +31,10 @@ from diffctl.operators import (
 )
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.solvers import (
+    DAPS,
     DDNM,
     DDRM,
+    DDS,
     DOC,
     DPS,
     ILVR,
@@ -41,17 +43,29 @@ from diffctl.solvers import (
     ConjugatePiGDM,
     DDNMPlus,
     DiagonalMoment,
+    DiffPIR,
+    ExactDraw,
+    FirstOrderDiffPIR,
+    FlowToLevel,
+    FrozenScore,
     FullMoment,
+    HamiltonianMonteCarlo,
     HutchinsonMoment,
+    Langevin,
+    MetropolisHastings,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
     PiGDM,
+    REDDiff,
+    ScoreLaw,
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
+    UnderdampedLangevin,
     doc_presets,
+    negative_log_likelihood,
 )
 from diffctl.solvers.costs import likelihood
 from diffctl.solvers.weighting import uniform_weight
@@ -259,6 +273,51 @@ def tmpd_hutchinson() -> TMPD:
     return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
 
 
+def daps() -> DAPS:
+    return DAPS(grid=grid(), sampler=Langevin(num_steps=3))
+
+
+def daps_underdamped() -> DAPS:
+    return DAPS(grid=grid(), sampler=UnderdampedLangevin(num_steps=3))
+
+
+def daps_hamiltonian() -> DAPS:
+    return DAPS(grid=grid(), sampler=HamiltonianMonteCarlo(num_steps=3))
+
+
+def daps_metropolis() -> DAPS:
+    return DAPS(grid=grid(), sampler=MetropolisHastings(num_steps=3))
+
+
+def daps_exact() -> DAPS:
+    flow = FlowToLevel(num_steps=3)
+    return DAPS(grid=grid(), flow=flow, law=FrozenScore(), sampler=ExactDraw())
+
+
+def daps_score() -> DAPS:
+    return DAPS(grid=grid(), law=ScoreLaw(), sampler=Langevin(num_steps=3))
+
+
+def dds() -> DDS:
+    return DDS(grid=grid(), num_inner=2)
+
+
+def diffpir() -> DiffPIR:
+    return DiffPIR(grid=grid())
+
+
+def diffpir_first_order() -> FirstOrderDiffPIR:
+    return FirstOrderDiffPIR(grid=grid())
+
+
+def red_diff() -> REDDiff:
+    return REDDiff(grid=grid(), posterior_std=0.1)
+
+
+def red_diff_likelihood() -> REDDiff:
+    return REDDiff(grid=grid(), data_loss=negative_log_likelihood)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
 
@@ -287,6 +346,17 @@ CASES = [
     Case("cpigdm", cpigdm, mixture, linear_gaussian),
     Case("cpigdm_noisy", cpigdm_noisy, mixture, linear_gaussian),
     Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
+    Case("daps", daps, mixture, linear_gaussian),
+    Case("daps_class", daps_underdamped, mixture, three_classes, **_TWIN),
+    Case("daps_hamiltonian", daps_hamiltonian, mixture, linear_gaussian, **_TWIN),
+    Case("daps_metropolis", daps_metropolis, mixture, linear_gaussian, **_TWIN),
+    Case("daps_exact", daps_exact, mixture, linear_gaussian, **_TWIN),
+    Case("daps_score", daps_score, mixture, linear_gaussian, **_TWIN),
+    Case("dds", dds, mixture, linear_gaussian),
+    Case("diffpir", diffpir, mixture, linear_gaussian, **_TWIN),
+    Case("diffpir_class", diffpir_first_order, mixture, three_classes, **_TWIN),
+    Case("red_diff", red_diff, mixture, linear_gaussian),
+    Case("red_diff_class", red_diff_likelihood, mixture, three_classes, **_TWIN),
     Case("tmpd", tmpd, mixture, linear_gaussian),
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),

@@ -79,22 +79,21 @@ def chain_moments(key, scalar, solver, num_chains) -> tuple[float, float]:
 
     With the same key, the problem that has all means 0 gives the noise's part alone.
     """
-
-    @jax.jit
-    def ends(keys, scalar, solver):
-        def end(key):
-            return run(key, scalar[0], scalar[1], solver).x[0]
-
-        return jax.vmap(end)(keys)
-
-    keys = jax.random.split(key, num_chains)
-    both = [
-        ends(keys, (case.problem(), case.prior()), solver)
-        for case in (scalar, scalar.centred())
-    ]
-    mean = np.asarray(both[0] - both[1])
+    pair = [(case.problem(), case.prior()) for case in (scalar, scalar.centred())]
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
+    ends = np.asarray(_ends(jax.random.split(key, num_chains), *both, solver))
+    mean = ends[:, 0] - ends[:, 1]
     np.testing.assert_allclose(mean, mean[0], rtol=0, atol=1e-9)
-    return mean[0], np.mean(np.asarray(both[1]) ** 2)
+    return mean[0], np.mean(ends[:, 1] ** 2)
+
+
+@jax.jit
+def _ends(keys, problems, priors, solver):
+    def end(key, problem, prior):
+        return run(key, problem, prior, solver).x[0]
+
+    of_both = jax.vmap(end, in_axes=(None, 0, 0))
+    return jax.vmap(of_both, in_axes=(0, None, None))(keys, problems, priors)
 
 
 def reverse_process(law, key, grid, share) -> np.ndarray:

@@ -44,15 +44,11 @@ from diffctl.solvers import (
     DDNMPlus,
     DiagonalMoment,
     DiffPIR,
-    ExactDraw,
     FirstOrderDiffPIR,
     FlowToLevel,
-    FrozenScore,
     FullMoment,
-    HamiltonianMonteCarlo,
     HutchinsonMoment,
     Langevin,
-    MetropolisHastings,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
@@ -63,9 +59,7 @@ from diffctl.solvers import (
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
-    UnderdampedLangevin,
     doc_presets,
-    negative_log_likelihood,
 )
 from diffctl.solvers.costs import likelihood
 from diffctl.solvers.weighting import uniform_weight
@@ -274,28 +268,8 @@ def tmpd_hutchinson() -> TMPD:
 
 
 def daps() -> DAPS:
-    return DAPS(grid=grid(), sampler=Langevin(num_steps=3))
-
-
-def daps_underdamped() -> DAPS:
-    return DAPS(grid=grid(), sampler=UnderdampedLangevin(num_steps=3))
-
-
-def daps_hamiltonian() -> DAPS:
-    return DAPS(grid=grid(), sampler=HamiltonianMonteCarlo(num_steps=3))
-
-
-def daps_metropolis() -> DAPS:
-    return DAPS(grid=grid(), sampler=MetropolisHastings(num_steps=3))
-
-
-def daps_exact() -> DAPS:
-    flow = FlowToLevel(num_steps=3)
-    return DAPS(grid=grid(), flow=flow, law=FrozenScore(), sampler=ExactDraw())
-
-
-def daps_score() -> DAPS:
-    return DAPS(grid=grid(), law=ScoreLaw(), sampler=Langevin(num_steps=3))
+    flow = FlowToLevel(num_steps=2)
+    return DAPS(grid=grid(), flow=flow, law=ScoreLaw(), sampler=Langevin(num_steps=3))
 
 
 def dds() -> DDS:
@@ -312,10 +286,6 @@ def diffpir_first_order() -> FirstOrderDiffPIR:
 
 def red_diff() -> REDDiff:
     return REDDiff(grid=grid(), posterior_std=0.1)
-
-
-def red_diff_likelihood() -> REDDiff:
-    return REDDiff(grid=grid(), data_loss=negative_log_likelihood)
 
 
 _SEARCH = {"calls_depend_on_batch": True}
@@ -347,16 +317,10 @@ CASES = [
     Case("cpigdm_noisy", cpigdm_noisy, mixture, linear_gaussian),
     Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
     Case("daps", daps, mixture, linear_gaussian),
-    Case("daps_class", daps_underdamped, mixture, three_classes, **_TWIN),
-    Case("daps_hamiltonian", daps_hamiltonian, mixture, linear_gaussian, **_TWIN),
-    Case("daps_metropolis", daps_metropolis, mixture, linear_gaussian, **_TWIN),
-    Case("daps_exact", daps_exact, mixture, linear_gaussian, **_TWIN),
-    Case("daps_score", daps_score, mixture, linear_gaussian, **_TWIN),
     Case("dds", dds, mixture, linear_gaussian),
     Case("diffpir", diffpir, mixture, linear_gaussian, **_TWIN),
     Case("diffpir_class", diffpir_first_order, mixture, three_classes, **_TWIN),
     Case("red_diff", red_diff, mixture, linear_gaussian),
-    Case("red_diff_class", red_diff_likelihood, mixture, three_classes, **_TWIN),
     Case("tmpd", tmpd, mixture, linear_gaussian),
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),

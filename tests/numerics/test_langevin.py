@@ -97,8 +97,8 @@ EXACT_KERNELS = {
 
 @pytest.mark.parametrize("name", EXACT_KERNELS)
 def test_adjusted_kernels_keep_their_law_for_large_steps(name):
-    """n = 20000 chains that start in the law, k = 4; about half is accepted."""
-    num = 20_000
+    """n = 10000 chains that start in the law, k = 4; about half is accepted."""
+    num = 10_000
     start, step = EXACT_KERNELS[name]
     x = _exact_draws(num)
 
@@ -111,28 +111,33 @@ def test_adjusted_kernels_keep_their_law_for_large_steps(name):
     end = move(jax.random.split(KEY, num), x)
     acceptance = np.mean(end.num_accepted) / 4
     assert 0.3 < acceptance < 0.9
-    assert np.mean(np.any(end.x != x, axis=-1)) > 0.6
+    before, after = np.asarray(x), np.asarray(end.x)
+    assert np.mean(np.any(after != before, axis=-1)) > 0.6
     for statistic in (lambda v: v[:, 0], lambda v: v[:, 0] * v[:, 1], _is_narrow):
-        before, after = (np.asarray(statistic(v)) for v in (_exact_draws(num), end.x))
         # Both ends are samples of the law: the difference has at most twice the spread.
-        bound = 2 * stat(num) * np.std(before)
-        assert abs(np.mean(after) - np.mean(before)) < bound
+        bound = 2 * stat(num) * np.std(statistic(before))
+        assert abs(np.mean(statistic(after)) - np.mean(statistic(before))) < bound
 
 
 def _is_narrow(x):
-    return jnp.sum((x + 0.8) ** 2, axis=-1) < 0.2
+    return np.sum((x + 0.8) ** 2, axis=-1) < 0.2
 
 
 @pytest.mark.usefixtures("x64")
 def test_leapfrog_is_reversible_and_of_second_order():
     x, velocity = jnp.asarray([0.4, -0.3]), jnp.asarray([0.7, 1.1])
     start = Point.with_score(x, _log_density)
-    end, fast = leapfrog(start, velocity, _log_density, 0.1, 20)
-    back, slow = leapfrog(end, -fast, _log_density, 0.1, 20)
+
+    @partial(jax.jit, static_argnums=3)
+    def follow(point, velocity, step_size, num_steps):
+        return leapfrog(point, velocity, _log_density, step_size, num_steps)
+
+    end, fast = follow(start, velocity, 0.1, 50)
+    back, slow = follow(end, -fast, 0.1, 50)
     chex.assert_trees_all_close((back.x, -slow), (x, velocity), **EXACT64)
 
     def energy_error(step_size, num_steps):
-        point, v = leapfrog(start, velocity, _log_density, step_size, num_steps)
+        point, v = follow(start, velocity, step_size, num_steps)
         energy = jnp.sum(v**2) / 2 - point.log_density
         return float(energy - jnp.sum(velocity**2) / 2 + start.log_density)
 
@@ -140,10 +145,7 @@ def test_leapfrog_is_reversible_and_of_second_order():
     np.testing.assert_allclose(ratio, 4, rtol=0.02)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", EXACT_KERNELS)
-def test_nan_is_never_accepted(name):
-    start, step = EXACT_KERNELS[name]
-    point = start(jnp.asarray([0.1, 0.2]), _log_density)
-    moved = step(KEY, point, lambda x: jnp.nan * jnp.sum(x))
+def test_nan_is_never_accepted():
+    point = Point.at(jnp.asarray([0.1, 0.2]), _log_density)
+    moved = random_walk_step(KEY, point, lambda x: jnp.nan * jnp.sum(x), 0.5)
     chex.assert_trees_all_equal(moved, point)

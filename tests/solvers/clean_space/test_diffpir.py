@@ -164,15 +164,15 @@ def test_fresh_noise_alone_forgets_the_state():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", [DiffPIR, FirstOrderDiffPIR])
-def test_the_unit_of_the_measurement_does_not_matter(kind):
+def test_the_unit_of_the_measurement_does_not_matter():
     law = bed()
     scaled = dataclasses.replace(
         law._replace(matrix=3 * law.matrix, y=3 * law.y).problem(),
         noise=GaussianNoise(std=3 * NOISE_STD),
     )
     pair = [
-        solve(KEY, p, law.prior(), kind(grid=grid())).x for p in (law.problem(), scaled)
+        solve(KEY, p, law.prior(), FirstOrderDiffPIR(grid=grid())).x
+        for p in (law.problem(), scaled)
     ]
     np.testing.assert_allclose(*pair, rtol=1e-8, atol=1e-9)
 
@@ -198,10 +198,15 @@ def test_a_first_order_step_descends_where_the_published_one_diverges():
     x0_hat = jnp.linspace(-1, 1, SIZE)
     now = jax.tree.map(lambda leaf: leaf[0], grid().pairs()[0])
     solver = FirstOrderDiffPIR(grid=grid())
-    u = jax.jit(solver.correct)(KEY, problem, x0_hat, now)
-    assert problem.misfit(u) < problem.misfit(x0_hat)
-    plain = x0_hat - jax.grad(problem.misfit)(x0_hat) / solver.penalty(now.sigma, 1.0)
-    assert problem.misfit(plain) > 1e4 * problem.misfit(x0_hat)
+    u = np.asarray(jax.jit(solver.correct)(KEY, problem, x0_hat, now))
+
+    def residual(x):
+        return np.linalg.norm(law.y - law.matrix @ x)
+
+    assert residual(u) < residual(x0_hat)
+    step = law.matrix.T @ (law.y - law.matrix @ x0_hat) / 1e-3**2
+    plain = x0_hat + step / float(solver.penalty(now.sigma, 1.0))
+    assert residual(plain) > 100 * residual(x0_hat)
 
 
 @pytest.mark.usefixtures("x64")
@@ -229,14 +234,3 @@ def test_published_levels_and_settings():
 def test_impossible_levels_are_explained(num_steps):
     with pytest.raises(ValueError, match=f"num_steps is {num_steps}"):
         quadratic_grid(num_steps)
-
-
-@pytest.mark.usefixtures("x64")
-def test_the_image_of_the_released_code_is_noisy():
-    """It is the last state, that of the clean level left out."""
-    prior = bed().prior()
-    solver = dataclasses.replace(_paper(1.0, 0.3), grid=quadratic_grid(5))
-    clean = dataclasses.replace(solver, ending=DiffPIR(grid=grid()).ending)
-    noisy, estimate = (solve(KEY, bed().problem(), prior, s).x for s in (solver, clean))
-    spread = np.asarray(noisy - estimate)
-    assert 1e-4 < np.max(np.abs(spread)) < 0.05

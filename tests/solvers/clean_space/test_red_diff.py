@@ -167,38 +167,21 @@ def test_no_gradient_flows_into_the_network():
 
 
 @pytest.mark.usefixtures("x64")
-def test_losses_differ_by_their_units():
-    law, x0 = bed(), jnp.asarray(MU)
-    residual = law.y - law.matrix @ MU
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_losses_and_the_unit_of_the_measurement(scale):
+    """The likelihood does not depend on it; lambda has that of the squared residual."""
+    law = bed()._replace(matrix=scale * bed().matrix, y=scale * bed().y)
+    noise = GaussianNoise(std=scale * NOISE_STD)
+    problem = dataclasses.replace(law.problem(), noise=noise)
+    residual = bed().y - bed().matrix @ MU
     squares = residual @ residual / 2
-    found = [
-        loss(law.problem(), x0)
-        for loss in (squared_residual, averaged_residual, negative_log_likelihood)
-    ]
-    expected = [squares, squares * SIZE / law.y.size, squares / NOISE_STD**2]
-    np.testing.assert_allclose(found, expected, **EXACT64)
-
-
-@pytest.mark.usefixtures("x64")
-def test_dependence_on_the_unit_of_the_measurement():
-    """The likelihood has none; lambda has the unit of the squared residual."""
-    law = bed()
-
-    def result(scale, **fields):
-        scaled = law._replace(matrix=scale * law.matrix, y=scale * law.y)
-        noise = GaussianNoise(std=scale * NOISE_STD)
-        problem = dataclasses.replace(scaled.problem(), noise=noise)
-        solver = REDDiff(grid=grid(2), descent=Descent.gradient(0.01), **fields)
-        return solve(KEY, problem, law.prior(), solver).x
-
-    natural = [
-        result(scale, data_loss=negative_log_likelihood, reg_weight=1.0)
-        for scale in (1.0, 3.0)
-    ]
-    np.testing.assert_allclose(*natural, **EXACT64)
-    summed = [result(scale, data_weight=w) for scale, w in ((1, 1.0), (3, 1 / 9))]
-    np.testing.assert_allclose(*summed, **EXACT64)
-    assert np.max(np.abs(summed[0] - result(3.0, data_weight=1.0))) > 1e-2
+    expected = {
+        squared_residual: scale**2 * squares,
+        averaged_residual: scale**2 * squares * SIZE / residual.size,
+        negative_log_likelihood: squares / NOISE_STD**2,
+    }
+    for loss, value in expected.items():
+        np.testing.assert_allclose(loss(problem, jnp.asarray(MU)), value, **EXACT64)
 
 
 def test_weights():

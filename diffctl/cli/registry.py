@@ -23,8 +23,10 @@ from diffctl.operators import (
     motion_kernel,
 )
 from diffctl.solvers import (
+    DAPS,
     DDNM,
     DDRM,
+    DDS,
     DOC,
     DPS,
     ILVR,
@@ -32,11 +34,18 @@ from diffctl.solvers import (
     TMPD,
     ConjugatePiGDM,
     DDNMPlus,
+    DiffPIR,
+    ExactDraw,
+    FirstOrderDiffPIR,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     PiGDM,
+    REDDiff,
     ScoreSDE,
     SimplifiedDDNMPlus,
+    daps_grid,
+    negative_log_likelihood,
+    quadratic_grid,
 )
 from diffctl.solvers.conjugate_pigdm import few_steps
 from diffctl.solvers.ddnm import released_grid
@@ -141,6 +150,14 @@ def _mcg(task: str, prior: Any, steps: int | None) -> Solver:
     return MCG.dps_paper(task, num_steps=_positive(steps, 1000))
 
 
+def _daps_released(task: str, prior: Any, steps: int | None) -> Solver:
+    return DAPS.released_code(task, num_steps=_positive(steps, 200))
+
+
+def _red_diff_released(task: str, prior: Any, steps: int | None) -> Solver:
+    return REDDiff.released_code(task, num_steps=_positive(steps, 1000))
+
+
 def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
     """Return a builder of a solver that depends on its number of levels alone."""
 
@@ -217,4 +234,38 @@ SOLVERS: Mapping[str, SolverChoice] = {
     "tmpd": SolverChoice(
         "TMPD with row sums", _by_levels(lambda n: TMPD(grid=ddpm(n)), 100)
     ),
+    "daps": SolverChoice(
+        "DAPS with Langevin steps of the clean image, for any task",
+        _by_levels(lambda n: DAPS(grid=daps_grid(n)), 200),
+    ),
+    "daps_exact": SolverChoice(
+        "DAPS with exact draws of the clean image, for linear measurements",
+        _by_levels(lambda n: DAPS(grid=daps_grid(n), sampler=ExactDraw()), 200),
+    ),
+    "daps_released_code": SolverChoice(
+        "DAPS with Langevin steps as released", _daps_released
+    ),
+    "dds": SolverChoice(
+        "DDS with a penalty by Bayes' rule",
+        _by_levels(lambda n: DDS(grid=released_grid(n)), 50),
+    ),
+    "dds_released_code": SolverChoice(
+        "DDS as released", _by_levels(lambda n: DDS.released_code(num_steps=n), 50)
+    ),
+    "diffpir": SolverChoice(
+        "DiffPIR with a penalty by Bayes' rule",
+        _by_levels(lambda n: DiffPIR(grid=quadratic_grid(n)), 100),
+    ),
+    "diffpir_first_order": SolverChoice(
+        "DiffPIR by gradient steps, for any task",
+        _by_levels(lambda n: FirstOrderDiffPIR(grid=quadratic_grid(n)), 100),
+    ),
+    "red_diff": SolverChoice(
+        "RED-diff on the likelihood, for any task",
+        _by_levels(
+            lambda n: REDDiff(grid=released_grid(n), data_loss=negative_log_likelihood),
+            1000,
+        ),
+    ),
+    "red_diff_released_code": SolverChoice("RED-diff as released", _red_diff_released),
 }

@@ -29,6 +29,7 @@ from diffctl.diffusion.grids import NoiseLevel as NoiseLevel
 from diffctl.diffusion.grids import ddpm as ddpm
 from diffctl.diffusion.grids import geometric as geometric
 from diffctl.diffusion.grids import karras as karras
+from diffctl.diffusion.grids import power_levels as power_levels
 from diffctl.diffusion.grids import uniform as uniform
 from diffctl.diffusion.grids import vp_uniform as vp_uniform
 from diffctl.diffusion.integrators import EulerMaruyama as EulerMaruyama

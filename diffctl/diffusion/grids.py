@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.diffusion.discrete import DDPM, respaced_timesteps
-from diffctl.diffusion.schedules import EDM, VP, Schedule
+from diffctl.diffusion.schedules import EDM, VP, Schedule, namespace
 from diffctl.pytree import pytree_dataclass
 
 
@@ -107,8 +107,17 @@ def karras(
     _check_range(num_steps, sigma_min, sigma_max)
     if not rho > 0:
         raise ValueError(f"rho must be positive; got {rho}.")
-    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_steps)
-    return NoiseGrid.from_sigmas(roots**rho)
+    return NoiseGrid.from_sigmas(power_levels(sigma_max, sigma_min, num_steps, rho))
+
+
+def power_levels(start: Any, end: Any, num_levels: int, rho: float = 7.0) -> Any:
+    """Return levels from `start` to `end`, both included, equally spaced in the root.
+
+    sigma_i = (start^(1/rho) + i/(n-1) (end^(1/rho) - start^(1/rho)))^rho, (n,). Host
+    numbers give NumPy float64, JAX scalars trace.
+    """
+    xp = namespace(start, end)
+    return xp.linspace(start ** (1 / rho), end ** (1 / rho), num_levels) ** rho
 
 
 def geometric(

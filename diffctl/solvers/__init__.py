@@ -1,6 +1,40 @@
 """Algorithms: each a recipe for the one loop in `driver`."""
 
 from diffctl.solvers.batch import solve_batch as solve_batch
+from diffctl.solvers.clean_space.clean_laws import FrozenScore as FrozenScore
+from diffctl.solvers.clean_space.clean_laws import NormalSurrogate as NormalSurrogate
+from diffctl.solvers.clean_space.clean_laws import ScoreLaw as ScoreLaw
+from diffctl.solvers.clean_space.daps import DAPS as DAPS
+from diffctl.solvers.clean_space.daps import daps_grid as daps_grid
+from diffctl.solvers.clean_space.dds import DDS as DDS
+from diffctl.solvers.clean_space.diffpir import BackProjection as BackProjection
+from diffctl.solvers.clean_space.diffpir import DiffPIR as DiffPIR
+from diffctl.solvers.clean_space.diffpir import FirstOrderDiffPIR as FirstOrderDiffPIR
+from diffctl.solvers.clean_space.diffpir import NoisyState as NoisyState
+from diffctl.solvers.clean_space.diffpir import quadratic_grid as quadratic_grid
+from diffctl.solvers.clean_space.flows import FlowToClean as FlowToClean
+from diffctl.solvers.clean_space.flows import FlowToLevel as FlowToLevel
+from diffctl.solvers.clean_space.inner_samplers import DecayingStep as DecayingStep
+from diffctl.solvers.clean_space.inner_samplers import ExactDraw as ExactDraw
+from diffctl.solvers.clean_space.inner_samplers import (
+    HamiltonianMonteCarlo as HamiltonianMonteCarlo,
+)
+from diffctl.solvers.clean_space.inner_samplers import Langevin as Langevin
+from diffctl.solvers.clean_space.inner_samplers import (
+    MetropolisHastings as MetropolisHastings,
+)
+from diffctl.solvers.clean_space.inner_samplers import RelativeStep as RelativeStep
+from diffctl.solvers.clean_space.inner_samplers import (
+    UnderdampedLangevin as UnderdampedLangevin,
+)
+from diffctl.solvers.clean_space.penalties import BayesianPenalty as BayesianPenalty
+from diffctl.solvers.clean_space.penalties import ConstantPenalty as ConstantPenalty
+from diffctl.solvers.clean_space.red_diff import REDDiff as REDDiff
+from diffctl.solvers.clean_space.red_diff import averaged_residual as averaged_residual
+from diffctl.solvers.clean_space.red_diff import (
+    negative_log_likelihood as negative_log_likelihood,
+)
+from diffctl.solvers.clean_space.red_diff import squared_residual as squared_residual
 from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM as ConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import NoisyConjugatePiGDM as NoisyConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import (

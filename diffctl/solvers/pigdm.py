@@ -36,8 +36,11 @@ NonlinearInverse = Callable[[Operator, Any], jax.Array]
 
 
 def estimate_variance(sigma: jax.Array, signal_std: Any) -> jax.Array:
-    """Return r^2 = Var[x0 | x] of an isotropic Gaussian signal, ()."""
-    return (sigma * signal_std) ** 2 / (sigma**2 + signal_std**2)
+    """Return r^2 = Var[x0 | x] of an isotropic Gaussian signal, ().
+
+    `signal_std` may be infinite: sigma^2, the variance without any prior.
+    """
+    return sigma**2 / (1 + (sigma / signal_std) ** 2)
 
 
 def exact_weight(

@@ -31,8 +31,10 @@ from diffctl.operators import (
 )
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.solvers import (
+    DAPS,
     DDNM,
     DDRM,
+    DDS,
     DOC,
     DPS,
     ILVR,
@@ -41,13 +43,19 @@ from diffctl.solvers import (
     ConjugatePiGDM,
     DDNMPlus,
     DiagonalMoment,
+    DiffPIR,
+    FirstOrderDiffPIR,
+    FlowToLevel,
     FullMoment,
     HutchinsonMoment,
+    Langevin,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
     PiGDM,
+    REDDiff,
+    ScoreLaw,
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
@@ -259,6 +267,27 @@ def tmpd_hutchinson() -> TMPD:
     return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
 
 
+def daps() -> DAPS:
+    flow = FlowToLevel(num_steps=2)
+    return DAPS(grid=grid(), flow=flow, law=ScoreLaw(), sampler=Langevin(num_steps=3))
+
+
+def dds() -> DDS:
+    return DDS(grid=grid(), num_inner=2)
+
+
+def diffpir() -> DiffPIR:
+    return DiffPIR(grid=grid())
+
+
+def diffpir_first_order() -> FirstOrderDiffPIR:
+    return FirstOrderDiffPIR(grid=grid())
+
+
+def red_diff() -> REDDiff:
+    return REDDiff(grid=grid(), posterior_std=0.1)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
 
@@ -287,6 +316,11 @@ CASES = [
     Case("cpigdm", cpigdm, mixture, linear_gaussian),
     Case("cpigdm_noisy", cpigdm_noisy, mixture, linear_gaussian),
     Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
+    Case("daps", daps, mixture, linear_gaussian),
+    Case("dds", dds, mixture, linear_gaussian),
+    Case("diffpir", diffpir, mixture, linear_gaussian, **_TWIN),
+    Case("diffpir_class", diffpir_first_order, mixture, three_classes, **_TWIN),
+    Case("red_diff", red_diff, mixture, linear_gaussian),
     Case("tmpd", tmpd, mixture, linear_gaussian),
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),

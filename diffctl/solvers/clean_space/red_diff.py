@@ -1,0 +1,214 @@
+"""RED-diff: descent on the clean image, regularised by denoising at random noise.
+
+For the levels of a grid, noisiest first, with z and eps standard normal
+
+1. x0 = mu + posterior_std z
+2. e  = eps_hat(x0 + sigma eps; sigma) - eps,    eps_hat(x) = (x - D(x; sigma)) / sigma
+3. mu <- descent step along   data_weight grad data_loss(x0) + lambda w(sigma) e
+
+e takes no part in the differentiation: it is the gradient of a weighted integral of
+score-matching residuals, and no derivative of the network appears.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
+from diffctl.diffusion import NoiseGrid, eps_from_x0
+from diffctl.numerics.descent import Descent
+from diffctl.numerics.safe import squared_norm
+from diffctl.operators.base import Operator, Problem
+from diffctl.pytree import pytree_dataclass, static
+from diffctl.solvers.ddnm import released_grid
+from diffctl.solvers.levels import standard_normal
+from diffctl.solvers.requirements import linear
+from diffctl.solvers.tasks import for_task
+
+DataLoss = Callable[[Problem, jax.Array], jax.Array]
+Weight = Callable[[jax.Array], jax.Array]
+FirstGuess = Callable[[Problem, jax.Array], jax.Array]
+
+# Step size and lambda.
+_RELEASED: Mapping[str, tuple[float, float]] = {
+    "super_resolution_x4": (0.1, 0.25),
+    "random_inpainting": (0.25, 1.0),
+    "box_inpainting": (0.25, 1.0),
+    "gaussian_deblurring": (0.5, 0.25),
+    "motion_deblurring": (0.5, 0.25),
+}
+
+
+def squared_residual(problem: Problem, x0: jax.Array) -> jax.Array:
+    """Return |y - A(x0)|^2 / 2."""
+    clean = problem.operator(x0)
+    squares = jax.tree.map(lambda y, z: squared_norm(y - z), problem.y, clean)
+    return jax.tree.reduce(jnp.add, squares) / 2
+
+
+def averaged_residual(problem: Problem, x0: jax.Array) -> jax.Array:
+    """Return |y - A(x0)|^2 / 2 with d / m in front, d and m the sizes of x0 and of y.
+
+    The loss of NVlabs/RED-diff: both of its terms are averages over their own sizes, so
+    that lambda means something else for every kind of measurement.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(problem.y))
+    return squared_residual(problem, x0) * (x0.size / size)
+
+
+def negative_log_likelihood(problem: Problem, x0: jax.Array) -> jax.Array:
+    """Return -log p(y | x0), for any noise; lambda = 1 is then in its natural unit."""
+    return problem.misfit(x0)
+
+
+def linear_weight(sigma: jax.Array) -> jax.Array:
+    """Return sigma, the root of the inverse signal-to-noise ratio: the default."""
+    return sigma
+
+
+def square_root_weight(sigma: jax.Array) -> jax.Array:
+    """Return sqrt(sigma)."""
+    return jnp.sqrt(sigma)
+
+
+def two_thirds_weight(sigma: jax.Array) -> jax.Array:
+    """Return sigma^(2/3)."""
+    return sigma ** (2 / 3)
+
+
+def squared_weight(sigma: jax.Array) -> jax.Array:
+    """Return sigma^2."""
+    return sigma**2
+
+
+def log_weight(sigma: jax.Array) -> jax.Array:
+    """Return log(1 + sigma)."""
+    return jnp.log1p(sigma)
+
+
+def capped_weight(sigma: jax.Array) -> jax.Array:
+    """Return min(sigma, 1)."""
+    return jnp.minimum(sigma, 1)
+
+
+def constant_weight(sigma: jax.Array) -> jax.Array:
+    """Return 1."""
+    return jnp.ones_like(sigma)
+
+
+def zero_guess(problem: Problem, like: jax.Array) -> jax.Array:
+    """Return 0."""
+    return jnp.zeros_like(like)
+
+
+def pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
+    """Return A^+ y of a linear operator."""
+    return linear(problem).pinv(problem.y).astype(like.dtype)
+
+
+class _Descending(NamedTuple):
+    mu: jax.Array  # (*shape)
+    optimizer_state: Any
+
+
+@pytree_dataclass
+class REDDiff(Solver):
+    """Regularisation by denoising diffusion (Mardani et al., ICLR 2024).
+
+        e   = eps_hat(mu + sigma eps; sigma) - eps
+        mu <- descent along grad |y - A(mu)|^2 / 2 + lambda w(sigma) e
+
+    For a prior N(m, C) the mean of e is sigma (C + sigma^2 I)^{-1} (mu - m). With
+    w = sigma the regulariser is lambda |mu - m|^2 / 2 at high noise and fades at low
+    noise, where the iterate drifts towards the noisy data. A point estimate.
+
+    Requirements: a differentiable operator; any noise model, which only the loss
+    `negative_log_likelihood` uses.
+
+    Cost: T forwards for T levels of `grid`, one iteration each, no derivative of the
+    network; per iteration one VJP of the operator and one more forward.
+
+    Deviations: the loss of the released code averages its terms over their own sizes
+    (`averaged_residual`); here they are sums, so that lambda keeps its meaning when m
+    changes. Its forward models for non-linear blur redraw their kernel at every call.
+
+    Args:
+        grid: noise levels, one iteration each.
+        reg_weight: lambda, ().
+        weight: w, `sigma -> ()`.
+        data_weight: ().
+        data_loss: `(problem, x0) -> ()`.
+        posterior_std: standard deviation of the variational law, (); 0 for its limit.
+        descent: optimiser of mu.
+        first_guess: `(problem, like) -> mu`; zero suits every operator.
+    """
+
+    requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    cost_formula: ClassVar[str] = "T fwd"
+    reference: ClassVar[str] = (
+        "Mardani et al., A Variational Perspective on Solving Inverse Problems with "
+        "Diffusion Models, ICLR 2024"
+    )
+
+    grid: NoiseGrid
+    reg_weight: Any = 0.25
+    weight: Weight = static(default=linear_weight)
+    data_weight: Any = 1.0
+    data_loss: DataLoss = static(default=squared_residual)
+    posterior_std: Any = 0.0
+    descent: Descent = Descent.adam(0.1, b2=0.99)
+    first_guess: FirstGuess = static(default=zero_guess)
+
+    @classmethod
+    def released_code(cls, task: str, *, num_steps: int = 1000) -> "REDDiff":
+        """Return the settings of the authors' scripts for a linear task.
+
+        `num_steps` must divide 1000. The tables of the paper have noise on [0, 1].
+        """
+        step_size, reg_weight = for_task(_RELEASED, task)
+        return cls(
+            grid=released_grid(num_steps),
+            reg_weight=reg_weight,
+            data_loss=averaged_residual,
+            descent=Descent.adam(step_size, b2=0.99),
+            first_guess=pinv_guess,
+        )
+
+    @classmethod
+    def inverse_bench(cls, *, num_steps: int = 1000) -> "REDDiff":
+        """Return the settings of devzhk/InverseBench: summed loss, constant weight."""
+        return cls(
+            grid=released_grid(num_steps),
+            weight=constant_weight,
+            descent=Descent.adam(2e-2, b2=0.99),
+        )
+
+    def init(
+        self, key: jax.Array, problem: Problem, prior: DiffusionPrior
+    ) -> tuple[Any, Any]:
+        like = jnp.zeros(prior.shape, self.grid.sigma.dtype)
+        mu = self.first_guess(problem, like)
+        keys = jax.random.split(key, self.grid.num_steps)
+        return _Descending(mu, self.descent.init(mu)), (self.grid.pairs()[0], keys)
+
+    def step(
+        self, carry: Any, x: Any, problem: Problem, prior: DiffusionPrior
+    ) -> tuple[Any, StepTrace]:
+        (mu, optimizer_state), (now, key) = carry, x
+        key_spread, key_eps = jax.random.split(key)
+        x0 = mu + self.posterior_std * standard_normal(key_spread, mu)
+        gradient = self.data_weight * jax.grad(self.data_loss, argnums=1)(problem, x0)
+        eps = standard_normal(key_eps, mu)
+        noisy = x0 + now.sigma * eps
+        excess = eps_from_x0(prior.denoise(noisy, now.sigma), noisy, now.sigma) - eps
+        gradient += self.reg_weight * self.weight(now.sigma) * excess
+        mu, optimizer_state = self.descent.update(gradient, optimizer_state, mu)
+        trace = StepTrace(misfit=problem.misfit(mu), calls=Calls(fwd=1))
+        return _Descending(mu, optimizer_state), trace
+
+    def finalize(
+        self, carry: Any, problem: Problem, prior: DiffusionPrior
+    ) -> jax.Array:
+        return carry.mu

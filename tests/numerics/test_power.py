@@ -1,0 +1,37 @@
+"""Power iteration against dense eigenvalues."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.numerics.power import largest_eigenvalue
+from tests.tolerances import EXACT64
+
+KEY = jax.random.key(2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_estimate_rises_to_the_largest_eigenvalue():
+    root = np.random.default_rng(1).normal(size=(5, 3))
+    matrix = jnp.asarray(root @ root.T)
+    largest = np.linalg.eigvalsh(matrix)[-1]
+
+    def estimate(num_steps):
+        return largest_eigenvalue(
+            KEY, lambda v: matrix @ v, jnp.zeros(5), num_steps=num_steps
+        )
+
+    few, many = estimate(3), estimate(200)
+    assert 0.5 * largest < few < largest * (1 + 1e-12)
+    np.testing.assert_allclose(many, largest, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_projectors_need_two_steps_and_zero_has_no_curvature():
+    keep = jnp.asarray([1.0, 0.0, 1.0, 0.0])
+    found = [
+        largest_eigenvalue(KEY, lambda v, f=f: f * keep * v, keep, num_steps=2)
+        for f in (3.0, 0.0)
+    ]
+    np.testing.assert_allclose(found, [3.0, 0.0], **EXACT64)

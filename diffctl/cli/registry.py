@@ -32,14 +32,17 @@ from diffctl.solvers import (
     TMPD,
     ConjugatePiGDM,
     DDNMPlus,
+    DMPlug,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     PiGDM,
+    SamplerCSGM,
     ScoreSDE,
     SimplifiedDDNMPlus,
 )
 from diffctl.solvers.conjugate_pigdm import few_steps
 from diffctl.solvers.ddnm import released_grid
+from diffctl.solvers.latent.dmplug import three_levels
 
 Shape = tuple[int, int, int]
 Build = Callable[[str, Any, int | None], Solver]
@@ -141,6 +144,14 @@ def _mcg(task: str, prior: Any, steps: int | None) -> Solver:
     return MCG.dps_paper(task, num_steps=_positive(steps, 1000))
 
 
+def _dmplug(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(DMPlug.default(), steps)
+
+
+def _csgm(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(SamplerCSGM(grid=three_levels()), steps)
+
+
 def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
     """Return a builder of a solver that depends on its number of levels alone."""
 
@@ -214,6 +225,8 @@ SOLVERS: Mapping[str, SolverChoice] = {
         "C-PiGDM for noisy measurements, exact in every direction",
         _by_levels(lambda n: NoisyConjugatePiGDM(grid=few_steps(n)), 10),
     ),
+    "dmplug": SolverChoice("DMPlug, stopped by the moving variance", _dmplug),
+    "csgm": SolverChoice("CSGM through a sampler of three steps", _csgm),
     "tmpd": SolverChoice(
         "TMPD with row sums", _by_levels(lambda n: TMPD(grid=ddpm(n)), 100)
     ),

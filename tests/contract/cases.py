@@ -97,7 +97,7 @@ class Case:
     solver: Callable[[], Any]
     prior: Callable[[], Any]
     problems: Callable[[], Problem]
-    # Kinds of calls: under vmap, those that one example could skip are made all the same.
+    # Kinds of calls that one example can skip, but not under vmap.
     calls_depend_on_batch: tuple[str, ...] = ()
     deterministic: bool = False  # the same result for every key
     # Its programs are much like another row's: the costly ones wait for the slow lane.

@@ -63,13 +63,13 @@ class ConsistencyNetworkPrior(ConsistencyPrior):
         return self.network.shape
 
     @property
-    def sigma_min(self) -> Any:  # type: ignore[override]
+    def sigma_min(self) -> Any:
         rule = self.network.preconditioning
         assert isinstance(rule, ConsistencyPreconditioning)
         return rule.sigma_min
 
     @property
-    def sigma_max(self) -> Any:  # type: ignore[override]
+    def sigma_max(self) -> Any:
         return self.network.sigma_max
 
     def jump(self, x: jax.Array, sigma: jax.Array) -> jax.Array:

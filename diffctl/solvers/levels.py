@@ -48,7 +48,7 @@ class LevelSolver(Solver):
         return prior.shape
 
     def init(
-        self, key: jax.Array, problem: Problem, prior: DiffusionPrior
+        self, key: jax.Array, problem: Problem, prior: Any
     ) -> tuple[jax.Array, Any]:
         start_key, steps_key = jax.random.split(key)
         shape = self.state_shape(prior)

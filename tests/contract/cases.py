@@ -43,7 +43,6 @@ from diffctl.solvers import (
     DDRM,
     DOC,
     DPS,
-    GMLDPS,
     ILVR,
     LDPS,
     MCG,
@@ -66,9 +65,7 @@ from diffctl.solvers import (
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
     PiGDM,
-    ProximalStep,
     ReSample,
-    SamplerCSGM,
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
@@ -323,17 +320,8 @@ def ldps() -> LDPS:
     return LDPS(grid=grid(), guidance_scale=0.3)
 
 
-def gml_dps() -> GMLDPS:
-    return GMLDPS(grid=grid(), guidance_scale=0.3)
-
-
 def psld() -> PSLD:
     return PSLD(grid=grid(), guidance_scale=0.3)
-
-
-def psld_released() -> PSLD:
-    released = PSLD.released_code("random_inpainting", num_steps=4)
-    return dataclasses.replace(released, grid=grid())
 
 
 def stsl() -> STSL:
@@ -362,10 +350,6 @@ def dmplug() -> DMPlug:
     )
 
 
-def sampler_csgm() -> SamplerCSGM:
-    return SamplerCSGM(grid=grid(2), num_steps=3)
-
-
 def consistency_csgm() -> ConsistencyCSGM:
     return ConsistencyCSGM(
         sigma=jnp.asarray([5.0, 1.0]), num_steps=3, penalty=shell_penalty
@@ -374,10 +358,6 @@ def consistency_csgm() -> ConsistencyCSGM:
 
 def consistency_restoration() -> ConsistencyRestoration:
     return ConsistencyRestoration(grid=grid(3))
-
-
-def consistency_proximal() -> ConsistencyRestoration:
-    return ConsistencyRestoration(grid=grid(3), data_step=ProximalStep())
 
 
 _SEARCH = {"calls_depend_on_batch": ("fwd",)}
@@ -413,28 +393,23 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
-    Case("ldps", ldps, latent_gaussian, linear_gaussian),
-    Case("gml_dps", gml_dps, latent_gaussian, linear_gaussian, **_TWIN),
     Case("psld", psld, latent_gaussian, linear_gaussian, **_TWIN),
-    Case("psld_released", psld_released, latent_gaussian, linear_gaussian, **_TWIN),
-    Case("stsl", stsl, latent_gaussian, linear_gaussian),
-    Case("resample", resample, latent_gaussian, linear_gaussian),
+    Case("stsl", stsl, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("resample", resample, latent_gaussian, linear_gaussian, **_TWIN),
     Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START),
     Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_TWIN),
     Case("dmplug", dmplug, mixture, linear_gaussian),
-    Case("sampler_csgm", sampler_csgm, mixture, linear_gaussian, **_TWIN),
-    Case("consistency_csgm", consistency_csgm, gaussian_consistency, linear_gaussian),
+    Case(
+        "consistency_csgm",
+        consistency_csgm,
+        gaussian_consistency,
+        linear_gaussian,
+        **_TWIN,
+    ),
     Case(
         "consistency_restoration",
         consistency_restoration,
         gaussian_consistency,
         linear_gaussian,
-    ),
-    Case(
-        "consistency_proximal",
-        consistency_proximal,
-        gaussian_consistency,
-        linear_gaussian,
-        **_TWIN,
     ),
 ]

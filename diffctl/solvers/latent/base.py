@@ -19,9 +19,7 @@ class LatentSolver(Solver):
     anywhere on the way, see `FlashDiffusion`.
     """
 
-    def finalize(
-        self, carry: jax.Array, problem: Problem, prior: LatentPrior
-    ) -> jax.Array:
+    def finalize(self, carry: Any, problem: Problem, prior: Any) -> jax.Array:
         return prior.decode(carry)
 
 

@@ -115,7 +115,7 @@ class FlashDiffusion(LatentSolver):
     def _released(
         cls,
         kind: type[GuidedLatent],
-        settings: Mapping[str, tuple[dict[str, float], float]],
+        settings: Mapping[str, tuple[dict[str, Any], float]],
         task: str,
         grid: NoiseGrid,
     ) -> "FlashDiffusion":
@@ -152,9 +152,7 @@ class FlashDiffusion(LatentSolver):
         state, trace = jax.lax.cond(index >= carry.start, go, wait, carry.state)
         return carry._replace(state=state), trace
 
-    def finalize(
-        self, carry: FlashCarry, problem: Problem, prior: SeverityPrior
-    ) -> jax.Array:
+    def finalize(self, carry: FlashCarry, problem: Problem, prior: Any) -> jax.Array:
         return self.inner.finalize(carry.state, problem, prior)
 
 
@@ -163,13 +161,13 @@ def _plain(misfit: jax.Array, calls: Calls) -> StepTrace:
     return StepTrace(misfit=misfit, calls=jax.tree.map(jnp.int32, calls))
 
 
-_LDPS: Mapping[str, tuple[dict[str, float], float]] = {
+_LDPS: Mapping[str, tuple[dict[str, Any], float]] = {
     "gaussian_deblurring": ({"guidance_scale": 3.0}, 1.2),
     "gaussian_deblurring_varying": ({"guidance_scale": 1.0}, 1.2),
     "random_inpainting": ({"guidance_scale": 7.0}, 1.0),
     "nonlinear_deblurring": ({"guidance_scale": 1.0}, 1.0),
 }
-_GML_DPS: Mapping[str, tuple[dict[str, float], float]] = {
+_GML_DPS: Mapping[str, tuple[dict[str, Any], float]] = {
     "gaussian_deblurring": ({"guidance_scale": 2.0, "gluing_scale": 0.05}, 1.0),
     "gaussian_deblurring_varying": (
         {"guidance_scale": 3.0, "gluing_scale": 0.05},
@@ -178,7 +176,7 @@ _GML_DPS: Mapping[str, tuple[dict[str, float], float]] = {
     "random_inpainting": ({"guidance_scale": 10.0, "gluing_scale": 0.05}, 1.0),
     "nonlinear_deblurring": ({"guidance_scale": 3.0, "gluing_scale": 0.05}, 1.0),
 }
-_PSLD: Mapping[str, tuple[dict[str, float], float]] = {
+_PSLD: Mapping[str, tuple[dict[str, Any], float]] = {
     "gaussian_deblurring": ({"guidance_scale": 2.0, "gluing_scale": 0.1}, 1.0),
     "gaussian_deblurring_varying": ({"guidance_scale": 2.0, "gluing_scale": 0.2}, 1.0),
     "random_inpainting": ({"guidance_scale": 10.0, "gluing_scale": 0.5}, 1.0),

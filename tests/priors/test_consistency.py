@@ -60,7 +60,7 @@ def test_the_function_of_a_gaussian_is_constant_on_trajectories():
         )
     np.testing.assert_allclose(prior.jump(x, jnp.asarray(0.002)), x, **EXACT64)
     # Nearly all of the noise is gone: the law of the end is N(m, C + sigma_min^2 I).
-    slope = jax.jacobian(lambda x: prior.jump(x, sigma))(x)
+    slope = jax.jit(jax.jacobian(prior.jump))(x, sigma)
     noisy = gaussian.covariance() + sigma**2 * np.eye(SIZE)
     expected = gaussian.covariance() + 0.002**2 * np.eye(SIZE)
     np.testing.assert_allclose(slope @ noisy @ slope.T, expected, **EXACT64)

@@ -16,10 +16,7 @@ SHAPE = (4, 4, 1)
 ARCHITECTURE = Architecture.of(
     "autoencoder_kl",
     channels=[1, 4, 2, 2],
-    levels=[
-        {"width": 4, "blocks": 1, "resample": "convolution"},
-        {"width": 4, "blocks": 1, "resample": None},
-    ],
+    levels=[{"width": 4, "blocks": 1, "resample": None}],
     middle_heads=0,
     groups=2,
 )
@@ -70,5 +67,5 @@ def test_a_converted_autoencoder_keeps_its_scale(net, tmp_path):
     found = KLAutoencoder.restore(tmp_path / "first_stage")
     assert found.scaling == 0.18215
     chex.assert_trees_all_equal(jax.tree.leaves(found.net), jax.tree.leaves(net))
-    latent = GaussianPrior.from_moments(np.zeros((2, 2, 2)), np.eye(8))
+    latent = GaussianPrior.from_moments(np.zeros((4, 4, 2)), np.eye(32))
     assert AutoencoderPrior.create(found, latent).shape == SHAPE

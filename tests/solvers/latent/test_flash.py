@@ -95,9 +95,8 @@ def test_which_start_has_the_law_of_the_level():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("start", [0, 3])
-def test_it_goes_on_from_the_start_and_counts_what_is_left(start):
-    law, levels = latent_bed(), np.asarray(grid().sigma)
+def test_it_goes_on_from_the_start_and_counts_what_is_left():
+    start, law, levels = 3, latent_bed(), np.asarray(grid().sigma)
     prior = _prior(variance=levels[start] ** 2)
     inner = LDPS(grid=grid(), guidance_scale=0.5)
     solver = FlashDiffusion(inner=inner, correction=0.01)

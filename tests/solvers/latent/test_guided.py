@@ -45,25 +45,13 @@ def _gluing(law, z):
     return GLUING * (np.eye(LATENT) - law.encoder @ law.decoder).T @ unit(off)
 
 
-def _projected_gluing(law, z, pull):
-    off = law.encode(law.decode(z) - pull @ law.residual(z)) - z
-    slope = law.encoder @ (np.eye(SIZE) - pull @ law.matrix) @ law.decoder
-    return GLUING * (slope - np.eye(LATENT)).T @ unit(off)
-
-
 def _psld(law, z):
-    return _data(law, z) + _projected_gluing(law, z, law.matrix.T)
-
-
-def _psld_pinv(law, z):
-    return _data(law, z) + _projected_gluing(law, z, np.linalg.pinv(law.matrix))
+    off = law.encode(law.decode(z) - law.matrix.T @ law.residual(z)) - z
+    slope = law.encoder @ (np.eye(SIZE) - law.matrix.T @ law.matrix) @ law.decoder
+    return _data(law, z) + GLUING * (slope - np.eye(LATENT)).T @ unit(off)
 
 
 SCALES = {"guidance_scale": SCALE, "gluing_scale": GLUING}
-
-
-def _pinv_solver():
-    return PSLD(grid=grid(), **SCALES, correction=pseudo_inverse_correction)
 
 
 @pytest.mark.usefixtures("x64")
@@ -76,9 +64,8 @@ def _pinv_solver():
             lambda law, z: _data(law, z) + _gluing(law, z),
         ),
         (lambda: PSLD(grid=grid(), **SCALES), _psld),
-        (_pinv_solver, _psld_pinv),
     ],
-    ids=["ldps", "gml_dps", "psld", "psld_pinv"],
+    ids=["ldps", "gml_dps", "psld"],
 )
 def test_steps_are_the_recursion_of_matrices(make, gradient):
     law, levels = latent_bed(), np.asarray(grid().sigma)
@@ -146,17 +133,14 @@ def test_psld_stays_at_the_truth():
     problem = Problem(y=mask(image), operator=mask, noise=GaussianNoise(std=NOISE_STD))
     solver = PSLD(grid=grid(), **SCALES)
 
+    @jax.jit
     def penalty(z):
         return solver.penalty(problem, prior, (z, prior.decode(z)), KEY)
 
     assert penalty(jnp.asarray(truth)) < 1e-14
     assert penalty(jnp.asarray(truth + 0.1)) > 1e-2
-    at = jax.tree.map(lambda leaf: leaf[2], solver.grid.pairs())
-    # At rounding level a norm is not smooth, so the residual is made exactly zero.
-    moved, _ = dataclasses.replace(solver, guidance_scale=0.0, gluing_scale=0.0).step(
-        jnp.asarray(truth), (*at, KEY), problem, prior
-    )
-    np.testing.assert_allclose(moved, truth, **EXACT64)
+    # The truth is the prior's mean here, so the denoiser stays there as well.
+    np.testing.assert_allclose(latent.denoise(truth, 0.7), truth, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")
@@ -174,8 +158,11 @@ def test_released_psld():
     np.testing.assert_allclose(found, expected, **EXACT64)
 
 
-def test_corrections_of_the_released_code():
+def test_other_corrections():
     law, x = latent_bed(), np.linspace(-1, 1, SIZE)
+    image = jnp.asarray(x, jnp.float32)
+    found = image + pseudo_inverse_correction(law.problem(), image)
+    np.testing.assert_allclose(law.matrix @ np.asarray(found), law.y, rtol=1e-4)
     identity = FunctionOperator.create(jnp.tanh, (SIZE,))
     problem = dataclasses.replace(law.problem(), operator=identity, y=jnp.zeros(SIZE))
     found = residual_correction(problem, jnp.asarray(x))

@@ -45,8 +45,7 @@ def test_steps_are_the_recursion_of_matrices(exact):
             pull = law.matrix.T @ law.y / NOISE_STD**2 + trust * x0
             x0 = np.linalg.solve(system, pull)
         x = x0 + np.sqrt(max(next**2 - 0.002**2, 0)) * z
-    # Damping of 1e-5 against squared singular values: measured 2e-11.
-    np.testing.assert_allclose(found.x, x, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.x, x, **EXACT64)
     assert found.stats.nfe_fwd == 3
     if exact:
         np.testing.assert_allclose(law.matrix @ np.asarray(found.x), law.y, **EXACT64)

@@ -127,9 +127,8 @@ def test_dmplug_interpolates_at_the_least_distance_from_its_start():
     found = solve(KEY, law.problem(), law.prior(), solver).x
     start = jax.random.normal(jax.random.split(KEY)[0], (1, SIZE))[0]
     z = start + np.linalg.pinv(seen) @ (law.y - law.matrix @ (slope @ start + offset))
-    # Descent multiplies errors by 0.9 a step: measured 3e-12.
-    np.testing.assert_allclose(found, slope @ z + offset, rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(law.matrix @ np.asarray(found), law.y, rtol=1e-8)
+    np.testing.assert_allclose(found, slope @ z + offset, **EXACT64)
+    np.testing.assert_allclose(law.matrix @ np.asarray(found), law.y, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")

@@ -81,8 +81,8 @@ def test_a_latent_fit_behind_a_linear_decoder_is_least_squares():
     inside = latent_problem(law.problem(), law.prior())
     found = jax.jit(fit)(inside, jnp.asarray(start))
     expected = start - np.linalg.pinv(both) @ law.residual(start)
-    # What descent does not see stays. 400 steps: measured 1e-13.
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+    # What descent does not see stays.
+    np.testing.assert_allclose(found, expected, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")

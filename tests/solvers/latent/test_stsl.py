@@ -14,6 +14,7 @@ from diffctl.solvers.costs import squared_residual
 from diffctl.solvers.latent.stsl import score_trace
 from tests.solvers.bed import draws
 from tests.solvers.latent.bed import LATENT, grid, latent_bed
+from tests.tolerances import EXACT64
 
 KEY = jax.random.key(22)
 SIGMA = 0.7
@@ -47,8 +48,7 @@ def test_the_trace_of_a_gaussian_is_exact_for_every_probe(size):
     law, z = latent_bed(), jnp.linspace(-1.0, 2.0, LATENT)
     precision = np.linalg.inv(law.covariance + SIGMA**2 * np.eye(LATENT))
     found = _trace(law.gaussian(), z, size)
-    # Differences of scores lose 1e-16 / size of their digits.
-    np.testing.assert_allclose(found, -np.trace(precision), rtol=1e-11)
+    np.testing.assert_allclose(found, -np.trace(precision), **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")
@@ -60,7 +60,7 @@ def test_small_probes_give_the_hessian_of_a_mixture():
     ]
     # Odd orders do not cancel between e and -e: the error is of first order.
     assert gaps[2] < 1e-2 * abs(jnp.trace(hessian))
-    assert gaps[2] < 0.2 * gaps[1] < 0.04 * gaps[0] * 2
+    assert gaps[2] < 0.2 * gaps[1] < 0.08 * gaps[0]
 
 
 @pytest.mark.usefixtures("x64")
@@ -83,7 +83,7 @@ def test_the_surrogate_adds_the_trace_with_the_weight_of_the_bound():
 
     expected = 0.3 * jax.jit(jax.grad(curvature))(z)
     assert jnp.max(jnp.abs(expected)) > 1e-2
-    # First order in the probe: measured 2e-4.
+    # First order in the probe: measured 6e-4.
     np.testing.assert_allclose(gradient(0.3) - gradient(0.0), expected, rtol=5e-3)
 
 
@@ -101,5 +101,5 @@ def test_for_a_gaussian_it_is_the_first_order_method():
             z = z - (1 + now**2) * 0.02 * pull
         clean = law.denoise(z, now)
         z = clean + next / now * (z - clean)
-    np.testing.assert_allclose(found.x, law.decode(z), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(found.x, law.decode(z), **EXACT64)
     assert found.stats.nfe_fwd == grid().num_steps * (2 * repeats + 1)

@@ -38,6 +38,52 @@ class LearnedVariancePrior(DiffusionPrior):
         """
 
 
+class LatentPrior(abc.ABC):
+    """A diffusion prior in the latent space of an autoencoder, x0 = decode(z0).
+
+    `shape` is that of the image, `latent.shape` that of the latent. Noise is added in
+    the units of `latent`: z_sigma = z0 + sigma * eps. Solvers count calls of `latent`;
+    those of encoder and decoder are stated apart in their descriptions.
+    """
+
+    shape: tuple[int, ...]
+    latent: DiffusionPrior
+
+    @abc.abstractmethod
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Return the latent of an image; `x` (*shape) -> (*latent.shape)."""
+
+    @abc.abstractmethod
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Return the image of a latent; `z` (*latent.shape) -> (*shape)."""
+
+
+class SeverityPrior(LatentPrior):
+    """A latent prior with an encoder of measurements that knows how wrong it is."""
+
+    @abc.abstractmethod
+    def estimate_latent(self, y: Any) -> tuple[jax.Array, jax.Array]:
+        """Return a rough latent, (*latent.shape), and the variance of its error, ().
+
+        The variance is that of one entry, in the units of `latent`.
+        """
+
+
+class ConsistencyPrior(abc.ABC):
+    """A prior that goes from any noise level to (nearly) the clean signal at once."""
+
+    shape: tuple[int, ...]
+    sigma_min: Any  # (), the level at which trajectories end
+    sigma_max: Any  # (), the level at which generation starts
+
+    @abc.abstractmethod
+    def jump(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """Return the state at `sigma_min` of the ODE trajectory through `x` at `sigma`.
+
+        `x` (*shape), `sigma` () >= sigma_min -> (*shape). One network call.
+        """
+
+
 class ProximalPrior(abc.ABC):
     """A regulariser R that is known through its proximal map."""
 

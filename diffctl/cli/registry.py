@@ -35,12 +35,14 @@ from diffctl.solvers import (
     ConjugatePiGDM,
     DDNMPlus,
     DiffPIR,
+    DMPlug,
     ExactDraw,
     FirstOrderDiffPIR,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     PiGDM,
     REDDiff,
+    SamplerCSGM,
     ScoreSDE,
     SimplifiedDDNMPlus,
     daps_grid,
@@ -49,6 +51,7 @@ from diffctl.solvers import (
 )
 from diffctl.solvers.conjugate_pigdm import few_steps
 from diffctl.solvers.ddnm import released_grid
+from diffctl.solvers.latent.dmplug import three_levels
 
 Shape = tuple[int, int, int]
 Build = Callable[[str, Any, int | None], Solver]
@@ -158,6 +161,14 @@ def _red_diff_released(task: str, prior: Any, steps: int | None) -> Solver:
     return REDDiff.released_code(task, num_steps=_positive(steps, 1000))
 
 
+def _dmplug(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(DMPlug.default(), steps)
+
+
+def _csgm(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(SamplerCSGM(grid=three_levels()), steps)
+
+
 def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
     """Return a builder of a solver that depends on its number of levels alone."""
 
@@ -231,6 +242,8 @@ SOLVERS: Mapping[str, SolverChoice] = {
         "C-PiGDM for noisy measurements, exact in every direction",
         _by_levels(lambda n: NoisyConjugatePiGDM(grid=few_steps(n)), 10),
     ),
+    "dmplug": SolverChoice("DMPlug, stopped by the moving variance", _dmplug),
+    "csgm": SolverChoice("CSGM through a sampler of three steps", _csgm),
     "tmpd": SolverChoice(
         "TMPD with row sums", _by_levels(lambda n: TMPD(grid=ddpm(n)), 100)
     ),

@@ -5,6 +5,9 @@ between parametrisations, reverse steps and unconditional sampling, all in the o
 coordinate x = x0 + sigma * eps.
 """
 
+from diffctl.diffusion.consistency import generate as generate
+from diffctl.diffusion.consistency import karras_levels as karras_levels
+from diffctl.diffusion.consistency import sample_consistency as sample_consistency
 from diffctl.diffusion.conversions import (
     alphas_cumprod_from_sigma as alphas_cumprod_from_sigma,
 )

@@ -104,10 +104,20 @@ def karras(
     Raises:
         ValueError: `num_steps` < 1, `rho` <= 0, or not 0 < sigma_min < sigma_max.
     """
+    return NoiseGrid.from_sigmas(karras_sigmas(num_steps, sigma_min, sigma_max, rho))
+
+
+def karras_sigmas(
+    num_steps: int,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> np.ndarray:
+    """Return the noisy levels of `karras`, (num_steps,) float64; raises as it does."""
     _check_range(num_steps, sigma_min, sigma_max)
     if not rho > 0:
         raise ValueError(f"rho must be positive; got {rho}.")
-    return NoiseGrid.from_sigmas(power_levels(sigma_max, sigma_min, num_steps, rho))
+    return power_levels(sigma_max, sigma_min, num_steps, rho)
 
 
 def power_levels(start: Any, end: Any, num_levels: int, rho: float = 7.0) -> Any:

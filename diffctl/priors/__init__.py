@@ -1,6 +1,17 @@
 """Knowledge about a clean signal: exact priors, which are the oracles of the tests."""
 
+from diffctl.priors.consistency import (
+    ConsistencyNetworkPrior as ConsistencyNetworkPrior,
+)
+from diffctl.priors.consistency import (
+    GaussianConsistencyPrior as GaussianConsistencyPrior,
+)
 from diffctl.priors.gaussian import GaussianPrior as GaussianPrior
+from diffctl.priors.latent import AutoencoderPrior as AutoencoderPrior
+from diffctl.priors.latent import KLAutoencoder as KLAutoencoder
+from diffctl.priors.latent import LinearAutoencoder as LinearAutoencoder
+from diffctl.priors.latent import SeverityEncoderPrior as SeverityEncoderPrior
+from diffctl.priors.latent import severity_loss as severity_loss
 from diffctl.priors.mixture import GaussianMixturePrior as GaussianMixturePrior
 from diffctl.priors.network import NetworkPrior as NetworkPrior
 from diffctl.priors.preconditioning import EDMPreconditioning as EDMPreconditioning

@@ -57,6 +57,23 @@ from diffctl.solvers.first_guess import NoControls as NoControls
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
 from diffctl.solvers.ilvr import pseudo_inverse as pseudo_inverse
+from diffctl.solvers.latent.consistency import (
+    ConsistencyRestoration as ConsistencyRestoration,
+)
+from diffctl.solvers.latent.consistency import ProjectionStep as ProjectionStep
+from diffctl.solvers.latent.consistency import ProximalStep as ProximalStep
+from diffctl.solvers.latent.dmplug import DMPlug as DMPlug
+from diffctl.solvers.latent.flash import FlashDiffusion as FlashDiffusion
+from diffctl.solvers.latent.guided import GMLDPS as GMLDPS
+from diffctl.solvers.latent.guided import LDPS as LDPS
+from diffctl.solvers.latent.guided import PSLD as PSLD
+from diffctl.solvers.latent.optimisation import ConsistencyCSGM as ConsistencyCSGM
+from diffctl.solvers.latent.optimisation import SamplerCSGM as SamplerCSGM
+from diffctl.solvers.latent.resample import ReSample as ReSample
+from diffctl.solvers.latent.stopping import LastIterate as LastIterate
+from diffctl.solvers.latent.stopping import MovingVariance as MovingVariance
+from diffctl.solvers.latent.stsl import STSL as STSL
+from diffctl.solvers.latent.wrapped import InLatentSpace as InLatentSpace
 from diffctl.solvers.mcg import MCG as MCG
 from diffctl.solvers.pigdm import NoiselessPiGDM as NoiselessPiGDM
 from diffctl.solvers.pigdm import NonlinearPiGDM as NonlinearPiGDM

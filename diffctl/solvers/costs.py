@@ -4,12 +4,15 @@ A terminal cost is a strategy `cost(problem) -> ComposedCost`, a function of x0 
 value, gradient and Gauss-Newton factors follow from a map and an outer loss.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from diffctl.control import ComposedCost, NormLoss, OuterLoss
+from diffctl.control import ComposedCost, GaussianLoss, NormLoss, OuterLoss
+from diffctl.numerics.safe import safe_sqrt
 from diffctl.numerics.vectors import from_vector, to_vector
 from diffctl.operators.base import NoiseModel, Problem
 from diffctl.pytree import pytree_dataclass, static
@@ -53,7 +56,22 @@ def likelihood(problem: Problem) -> ComposedCost:
 def residual_norm(problem: Problem) -> ComposedCost:
     """Return l0(x0) = |A(x0) - y|, not squared and without the noise level."""
 
+    return ComposedCost(map=_residual(problem), loss=NormLoss())
+
+
+def squared_residual(problem: Problem) -> ComposedCost:
+    """Return l0(x0) = |A(x0) - y|^2, without the noise level."""
+    return ComposedCost(map=_residual(problem), loss=GaussianLoss(std=math.sqrt(0.5)))
+
+
+def mean_squared_residual(problem: Problem) -> ComposedCost:
+    """Return l0(x0) = |A(x0) - y|^2 / m, m the number of entries observed."""
+    std = safe_sqrt(problem.operator.num_observed() / 2)
+    return ComposedCost(map=_residual(problem), loss=GaussianLoss(std=std))
+
+
+def _residual(problem: Problem) -> Callable[[jax.Array], Any]:
     def residual(x0: jax.Array) -> Any:
         return jax.tree.map(lambda a, b: a - b, problem.operator(x0), problem.y)
 
-    return ComposedCost(map=residual, loss=NormLoss())
+    return residual

@@ -43,11 +43,16 @@ class LevelSolver(Solver):
         """Return the levels that every step is handed, leaves (num_steps,)."""
         return self.grid.pairs()
 
+    def state_shape(self, prior: Any) -> tuple[int, ...]:
+        """Return the shape of the state."""
+        return prior.shape
+
     def init(
-        self, key: jax.Array, problem: Problem, prior: DiffusionPrior
+        self, key: jax.Array, problem: Problem, prior: Any
     ) -> tuple[jax.Array, Any]:
         start_key, steps_key = jax.random.split(key)
-        noise = jax.random.normal(start_key, prior.shape, self.grid.sigma.dtype)
+        shape = self.state_shape(prior)
+        noise = jax.random.normal(start_key, shape, self.grid.sigma.dtype)
         levels = self.levels()
         keys = jax.random.split(steps_key, levels[0].sigma.shape[0])
         return self.start(noise, problem, prior), (*levels, keys)

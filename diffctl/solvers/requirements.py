@@ -21,10 +21,18 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
             names solvers that do without it.
         ValueError: the problem is malformed, see `validate_problem`.
     """
+    check_capabilities(problem, prior, solver)
+    validate_problem(problem, prior.shape)
+
+
+def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
+    """Raise TypeError unless operator, prior and noise are of the classes needed.
+
+    Solvers that are made of another one call this in `init` for that one.
+    """
     _check_capability(solver, "operator", problem.operator)
     _check_capability(solver, "prior", prior)
     _check_capability(solver, "noise", problem.noise)
-    validate_problem(problem, prior.shape)
 
 
 def _check_capability(solver: Solver, role: str, given: Any) -> None:

@@ -22,6 +22,7 @@ from diffctl.control import (
     output_control,
 )
 from diffctl.diffusion import Ancestral, NoiseGrid
+from diffctl.numerics import Descent
 from diffctl.operators import (
     Categorical,
     DenseMatrix,
@@ -29,7 +30,14 @@ from diffctl.operators import (
     GaussianNoise,
     Problem,
 )
-from diffctl.priors import GaussianMixturePrior, GaussianPrior
+from diffctl.priors import (
+    GaussianConsistencyPrior,
+    GaussianMixturePrior,
+    GaussianPrior,
+    LinearAutoencoder,
+    SeverityEncoderPrior,
+)
+from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
     DAPS,
     DDNM,
@@ -38,23 +46,33 @@ from diffctl.solvers import (
     DOC,
     DPS,
     ILVR,
+    LDPS,
     MCG,
+    PSLD,
+    STSL,
     TMPD,
     ConjugatePiGDM,
+    ConsistencyCSGM,
+    ConsistencyRestoration,
     DDNMPlus,
     DiagonalMoment,
     DiffPIR,
+    DMPlug,
     FirstOrderDiffPIR,
+    FlashDiffusion,
     FlowToLevel,
     FullMoment,
     HutchinsonMoment,
+    InLatentSpace,
     Langevin,
+    MovingVariance,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
     PiGDM,
     REDDiff,
+    ReSample,
     ScoreLaw,
     ScoreSDE,
     SimplifiedDDNMPlus,
@@ -62,9 +80,11 @@ from diffctl.solvers import (
     doc_presets,
 )
 from diffctl.solvers.costs import likelihood
+from diffctl.solvers.latent.optimisation import shell_penalty
+from diffctl.solvers.latent.resample import Fit
 from diffctl.solvers.weighting import uniform_weight
 
-SIZE, NUM_MEASURED, BATCH = 4, 2, 3
+SIZE, LATENT, NUM_MEASURED, BATCH = 4, 3, 2, 3
 
 
 class Instance(NamedTuple):
@@ -82,8 +102,8 @@ class Case:
     solver: Callable[[], Any]
     prior: Callable[[], Any]
     problems: Callable[[], Problem]
-    # Under vmap, work that one example could skip is done all the same.
-    calls_depend_on_batch: bool = False
+    # Kinds of calls that one example can skip, but not under vmap.
+    calls_depend_on_batch: tuple[str, ...] = ()
     deterministic: bool = False  # the same result for every key
     # Its programs are much like another row's: the costly ones wait for the slow lane.
     twin: bool = False
@@ -289,6 +309,91 @@ def red_diff() -> REDDiff:
 
 
 _SEARCH = {"calls_depend_on_batch": True}
+
+
+@pytree_dataclass
+class SeverityEncoder:
+    """A measurement's rough latent, and a severity that depends on it."""
+
+    matrix: jax.Array
+
+    def __call__(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rough = jnp.matmul(self.matrix, y, precision="highest")
+        return rough, 0.1 + jnp.sum(rough**2)
+
+
+def latent_gaussian() -> SeverityEncoderPrior:
+    """A mixture of three-dimensional latents behind a linear decoder."""
+    rng = _rng(7)
+    decoder = jnp.asarray(rng.normal(size=(SIZE, LATENT)) / 2)
+    encoder = jnp.asarray(rng.normal(size=(LATENT, SIZE)) / 2)
+    latent = GaussianMixturePrior.from_moments(
+        [0.4, 0.6],
+        rng.normal(size=(2, LATENT)) / 2,
+        np.stack([0.1 * np.eye(LATENT), np.diag([0.05, 0.2, 0.4])]),
+    )
+    return SeverityEncoderPrior.create(
+        LinearAutoencoder(
+            decoder=decoder, encoder=encoder, offset=jnp.full((SIZE,), 0.1)
+        ),
+        latent,
+        severity_encoder=SeverityEncoder(
+            matrix=jnp.asarray(rng.normal(size=(LATENT, NUM_MEASURED)))
+        ),
+    )
+
+
+def gaussian_consistency() -> GaussianConsistencyPrior:
+    # The default levels would hide the prior's own spread in float32.
+    return GaussianConsistencyPrior(gaussian=gaussian(), sigma_min=0.05, sigma_max=5.0)
+
+
+def ldps() -> LDPS:
+    return LDPS(grid=grid(), guidance_scale=0.3)
+
+
+def psld() -> PSLD:
+    return PSLD(grid=grid(), guidance_scale=0.3)
+
+
+def stsl() -> STSL:
+    return dataclasses.replace(STSL.default(grid()), num_repeats=2)
+
+
+def resample() -> ReSample:
+    few = Fit(descent=Descent.adam(0.02), num_steps=2)
+    return dataclasses.replace(
+        ReSample.default(grid(6)), pixels=few, latents=few, every=1, lookahead=2
+    )
+
+
+def flash() -> FlashDiffusion:
+    return FlashDiffusion(inner=ldps())
+
+
+def latent_dps() -> InLatentSpace:
+    return InLatentSpace(inner=dps())
+
+
+def dmplug() -> DMPlug:
+    stopping = MovingVariance(window=2, patience=2)
+    return dataclasses.replace(
+        DMPlug.default(), grid=grid(2), num_steps=4, stopping=stopping
+    )
+
+
+def consistency_csgm() -> ConsistencyCSGM:
+    return ConsistencyCSGM(
+        sigma=jnp.asarray([5.0, 1.0]), num_steps=3, penalty=shell_penalty
+    )
+
+
+def consistency_restoration() -> ConsistencyRestoration:
+    return ConsistencyRestoration(grid=grid(3))
+
+
+_SEARCH = {"calls_depend_on_batch": ("fwd",)}
+_LATE_START = {"calls_depend_on_batch": ("fwd", "vjp")}
 _TWIN = {"twin": True}
 
 CASES = [
@@ -325,4 +430,23 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
+    Case("psld", psld, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("stsl", stsl, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("resample", resample, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START),
+    Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("dmplug", dmplug, mixture, linear_gaussian),
+    Case(
+        "consistency_csgm",
+        consistency_csgm,
+        gaussian_consistency,
+        linear_gaussian,
+        **_TWIN,
+    ),
+    Case(
+        "consistency_restoration",
+        consistency_restoration,
+        gaussian_consistency,
+        linear_gaussian,
+    ),
 ]

@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from diffctl.core import DiffusionPrior
+from diffctl.core import ConsistencyPrior, DiffusionPrior
 from diffctl.pytree import pytree_dataclass
 
 _counts: Counter[str] = Counter()
@@ -38,13 +38,37 @@ class CountingPrior(DiffusionPrior):
         return self.inner.denoise(_tally_p.bind(x, kind="fwd", times=1), sigma)
 
 
+@pytree_dataclass
+class CountingConsistencyPrior(ConsistencyPrior):
+    """The same for a consistency function."""
+
+    inner: ConsistencyPrior
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.inner.shape
+
+    @property
+    def sigma_min(self) -> Any:  # type: ignore[override]
+        return self.inner.sigma_min
+
+    @property
+    def sigma_max(self) -> Any:  # type: ignore[override]
+        return self.inner.sigma_max
+
+    def jump(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        return self.inner.jump(_tally_p.bind(x, kind="fwd", times=1), sigma)
+
+
 def counted(prior: Any) -> Any:
-    """Return a prior in which every diffusion prior counts: itself, or parts of it."""
+    """Return a prior in which every network counts: itself, or parts of it."""
 
     def is_counted(node: Any) -> bool:
-        return isinstance(node, DiffusionPrior)
+        return isinstance(node, DiffusionPrior | ConsistencyPrior)
 
     def wrap(node: Any) -> Any:
+        if isinstance(node, ConsistencyPrior):
+            return CountingConsistencyPrior(inner=node)
         return CountingPrior(inner=node) if is_counted(node) else node
 
     return jax.tree.map(wrap, prior, is_leaf=is_counted)

@@ -1,0 +1,197 @@
+"""Latent priors: an autoencoder, and a diffusion prior in its latent space.
+
+    z0 = encode(x0),   x0 = decode(z0),   z_sigma = z0 + sigma * eps
+
+Autoencoders here speak the units of the diffusion: the scale that a latent diffusion
+model was trained with belongs to the autoencoder, on both of its sides.
+"""
+
+import abc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffctl.core import DiffusionPrior, LatentPrior, SeverityPrior
+from diffctl.numerics.safe import squared_norm
+from diffctl.priors.storage import read_model
+from diffctl.pytree import pytree_dataclass, static
+
+HIGHEST = jax.lax.Precision.HIGHEST
+SeverityEncoder = Callable[[Any], tuple[jax.Array, jax.Array]]
+
+
+class Autoencoder(abc.ABC):
+    """A pair of maps between images and latents, a pytree."""
+
+    @abc.abstractmethod
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Return the latent of an image."""
+
+    @abc.abstractmethod
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Return the image of a latent."""
+
+
+@pytree_dataclass
+class KLAutoencoder(Autoencoder):
+    """The mean latent of a variational autoencoder, times `scaling`.
+
+    Args:
+        net: a pytree such as `nets.autoencoder.AutoencoderKL`, whose `encode` returns
+            mean and log variance and whose `decode` takes a latent.
+        scaling: (), latents of the diffusion per latent of the autoencoder; 0.18215
+            for Stable Diffusion. The decoder gets z / scaling.
+    """
+
+    net: Any
+    scaling: Any = 1.0
+
+    @classmethod
+    def restore(cls, folder: str | Path) -> "KLAutoencoder":
+        """Load an autoencoder that `weights_convert` wrote, with its scale.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged or holds something else.
+        """
+        net, description = read_model(Path(folder), kind="autoencoder")
+        return cls(net=net, scaling=float(description["scaling_factor"]))
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        mean, _ = self.net.encode(x)
+        return (self.scaling * mean).astype(x.dtype)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        return self.net.decode((z / self.scaling).astype(z.dtype)).astype(z.dtype)
+
+
+@pytree_dataclass
+class LinearAutoencoder(Autoencoder):
+    """decode(z) = D z + offset, encode(x) = E (x - offset): the oracle of the tests.
+
+    Images and latents are vectors.
+    """
+
+    decoder: jax.Array  # D, (d, k)
+    encoder: jax.Array  # E, (k, d)
+    offset: jax.Array  # (d,)
+
+    @classmethod
+    def from_decoder(cls, decoder: Any, offset: Any = 0.0) -> "LinearAutoencoder":
+        """Build from D, (d, k) of full column rank, with E = D^+, so that E D = I.
+
+        Raises:
+            ValueError: the columns of D are not independent.
+        """
+        decoder = jnp.asarray(decoder)
+        rank = int(jnp.linalg.matrix_rank(decoder))
+        if rank < decoder.shape[1]:
+            raise ValueError(
+                f"the decoder {decoder.shape} has rank {rank}; expected independent "
+                "columns, so that every latent can be found again."
+            )
+        return cls(
+            decoder=decoder,
+            encoder=jnp.linalg.pinv(decoder),
+            offset=jnp.broadcast_to(
+                jnp.asarray(offset, decoder.dtype), decoder.shape[:1]
+            ),
+        )
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        return jnp.matmul(self.encoder, x - self.offset, precision=HIGHEST)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        return jnp.matmul(self.decoder, z, precision=HIGHEST) + self.offset
+
+
+@pytree_dataclass
+class AutoencoderPrior(LatentPrior):
+    """A diffusion prior in the latent space of an autoencoder.
+
+    Args:
+        autoencoder: in the units of `latent`.
+        latent: the prior of the latents.
+        shape: of the image.
+    """
+
+    autoencoder: Autoencoder
+    latent: DiffusionPrior
+    shape: tuple[int, ...] = static()
+
+    @classmethod
+    def create(
+        cls, autoencoder: Autoencoder, latent: DiffusionPrior, **fields: Any
+    ) -> Any:
+        """Build with the image's shape from the decoder.
+
+        Raises:
+            ValueError: encoder and decoder disagree about the shape of a latent.
+        """
+        z = jax.ShapeDtypeStruct(latent.shape, float)
+        image = jax.eval_shape(autoencoder.decode, z)
+        found = jax.eval_shape(autoencoder.encode, image)
+        if found.shape != latent.shape:
+            raise ValueError(
+                f"the encoder makes latents of shape {found.shape} of the decoder's "
+                f"images {image.shape}, but the latent prior models {latent.shape}. "
+                "Take the autoencoder that the latent prior was trained with."
+            )
+        fields |= {"autoencoder": autoencoder, "latent": latent}
+        return cls(shape=image.shape, **fields)
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        return self.autoencoder.encode(x)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        return self.autoencoder.decode(z)
+
+
+@pytree_dataclass
+class SeverityEncoderPrior(AutoencoderPrior, SeverityPrior):
+    """A latent prior with the severity encoder of Flash-Diffusion.
+
+    Args (besides those of `AutoencoderPrior`):
+        severity_encoder: pytree, `y -> (latent, variance)`: a rough latent and the
+            variance of an entry of its error, positive. See `severity_loss`.
+    """
+
+    severity_encoder: SeverityEncoder
+
+    def estimate_latent(self, y: Any) -> tuple[jax.Array, jax.Array]:
+        return self.severity_encoder(y)
+
+
+def severity_loss(
+    prior: SeverityPrior,
+    x: jax.Array,
+    y: Any,
+    *,
+    severity_weight: Any = 1.0,
+    image_weight: Any = 1.0,
+) -> jax.Array:
+    """Return the loss that a severity encoder is trained with, for one example.
+
+        |z_hat - z0|^2 / k + w_s (v - v_hat)^2 + w_x |decode(z_hat) - x|^2 / d
+
+    v is the empirical variance of the entries of z_hat - z0, z0 = encode(x); k and d
+    are the sizes of latent and image. Of Fabian et al., "Adapt and Diffuse" (ICML
+    2024), where both weights are 1.
+
+    Args:
+        prior: holds the severity encoder; differentiate by that part of it.
+        x: clean image, (*shape).
+        y: its measurement.
+        severity_weight: w_s, ().
+        image_weight: w_x, ().
+    """
+    estimate, variance = prior.estimate_latent(y)
+    error = estimate - prior.encode(x)
+    image_error = prior.decode(estimate) - x
+    severity = (jnp.var(error) - variance) ** 2
+    image = squared_norm(image_error) / x.size
+    latent = squared_norm(error) / error.size
+    return latent + severity_weight * severity + image_weight * image

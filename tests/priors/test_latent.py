@@ -1,0 +1,71 @@
+"""Latent priors on networks; linear ones are in the solvers' tests."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.nets import Architecture
+from diffctl.priors import AutoencoderPrior, GaussianPrior, KLAutoencoder
+from diffctl.priors.storage import write_model
+from diffctl.pytree import pytree_dataclass
+from tests.tolerances import EXACT32
+
+SHAPE = (4, 4, 1)
+ARCHITECTURE = Architecture.of(
+    "autoencoder_kl",
+    channels=[1, 4, 2, 2],
+    levels=[{"width": 4, "blocks": 1, "resample": None}],
+    middle_heads=0,
+    groups=2,
+)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """The network with random numbers for parameters; to build it takes longer."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        ARCHITECTURE.abstract(),
+    )
+
+
+@pytree_dataclass
+class Halving:
+    """Looks like a variational autoencoder."""
+
+    offset: jax.Array
+
+    def encode(self, x):
+        return x[:2] / 2 - self.offset, jnp.zeros(2)
+
+    def decode(self, z):
+        return jnp.concatenate([2 * (z + self.offset), jnp.tanh(z[:1])])
+
+
+def test_the_scale_is_on_both_sides():
+    net, x = Halving(offset=jnp.asarray(0.3)), jnp.asarray([0.5, -1.0, 2.0])
+    latent = GaussianPrior.from_moments(np.zeros(2), np.eye(2))
+    prior = AutoencoderPrior.create(KLAutoencoder(net=net, scaling=0.2), latent)
+    assert prior.shape == (3,)
+    mean, _ = net.encode(x)
+    np.testing.assert_allclose(prior.encode(x), 0.2 * mean, **EXACT32)
+    np.testing.assert_allclose(
+        prior.decode(prior.encode(x)), net.decode(mean), **EXACT32
+    )
+
+
+def test_a_converted_autoencoder_keeps_its_scale(net, tmp_path):
+    description = {
+        "kind": "autoencoder",
+        "architecture": ARCHITECTURE.to_json(),
+        "scaling_factor": 0.18215,
+    }
+    write_model(tmp_path / "first_stage", net, description)
+    found = KLAutoencoder.restore(tmp_path / "first_stage")
+    assert found.scaling == 0.18215
+    chex.assert_trees_all_equal(jax.tree.leaves(found.net), jax.tree.leaves(net))
+    latent = GaussianPrior.from_moments(np.zeros((4, 4, 2)), np.eye(32))
+    assert AutoencoderPrior.create(found, latent).shape == SHAPE

@@ -1,6 +1,14 @@
 """Knowledge about a clean signal: exact priors, which are the oracles of the tests."""
 
 from diffctl.priors.gaussian import GaussianPrior as GaussianPrior
+from diffctl.priors.generative.amortised import ConditionalFlow as ConditionalFlow
+from diffctl.priors.generative.amortised import ConditionalNetwork as ConditionalNetwork
+from diffctl.priors.generative.amortised import RegressionNetwork as RegressionNetwork
+from diffctl.priors.generative.networks import AutoencoderPrior as AutoencoderPrior
+from diffctl.priors.generative.networks import EnergyPrior as EnergyPrior
+from diffctl.priors.generative.networks import FlowPrior as FlowPrior
+from diffctl.priors.generative.networks import GeneratorPrior as GeneratorPrior
+from diffctl.priors.generative.smoothed import SmoothedPrior as SmoothedPrior
 from diffctl.priors.mixture import GaussianMixturePrior as GaussianMixturePrior
 from diffctl.priors.network import NetworkPrior as NetworkPrior
 from diffctl.priors.preconditioning import EDMPreconditioning as EDMPreconditioning

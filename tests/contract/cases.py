@@ -29,20 +29,33 @@ from diffctl.operators import (
     GaussianNoise,
     Problem,
 )
-from diffctl.priors import GaussianMixturePrior, GaussianPrior
+from diffctl.priors import GaussianMixturePrior, GaussianPrior, SmoothedPrior
 from diffctl.solvers import (
     DDNM,
     DDRM,
     DOC,
     DPS,
     ILVR,
+    MALA,
     MCG,
     TMPD,
+    AmortisedMean,
+    AmortisedSample,
+    ConditionalSampling,
     ConjugatePiGDM,
     DDNMPlus,
+    DensityChain,
+    DensityMAP,
     DiagonalMoment,
+    FlowFamily,
+    FlowMAP,
+    FullCovariance,
     FullMoment,
+    Hamiltonian,
     HutchinsonMoment,
+    JointMAP,
+    LatentChain,
+    LatentMAP,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
@@ -51,10 +64,22 @@ from diffctl.solvers import (
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
+    Unadjusted,
+    VariationalPosterior,
     doc_presets,
+    measurement_features,
 )
 from diffctl.solvers.costs import likelihood
 from diffctl.solvers.weighting import uniform_weight
+from tests.solvers.generative.models import (
+    AffineFlow,
+    AffineMap,
+    ExactConditional,
+    MixtureEnergy,
+    TanhAutoencoder,
+    TanhGenerator,
+    generator,
+)
 
 SIZE, NUM_MEASURED, BATCH = 4, 2, 3
 
@@ -259,6 +284,98 @@ def tmpd_hutchinson() -> TMPD:
     return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
 
 
+def tanh_generator() -> TanhGenerator:
+    return generator(TanhGenerator)
+
+
+def tanh_autoencoder() -> TanhAutoencoder:
+    return generator(TanhAutoencoder)
+
+
+def affine_flow() -> AffineFlow:
+    return generator(AffineFlow, latent=SIZE)
+
+
+def energy() -> MixtureEnergy:
+    return MixtureEnergy(mixture=mixture())
+
+
+def smoothed() -> SmoothedPrior:
+    return SmoothedPrior(prior=mixture(), sigma=0.3)
+
+
+def affine_map() -> AffineMap:
+    gain = _rng(9).normal(size=(SIZE, NUM_MEASURED)) / 2
+    return AffineMap(
+        gain=jnp.asarray(gain),
+        shift=jnp.asarray(_rng(5).normal(size=SIZE) / 4),
+        root=jnp.asarray(np.eye(SIZE) / 3),
+    )
+
+
+def exact_conditional() -> ExactConditional:
+    law = linear_gaussian()
+    return ExactConditional(
+        prior=gaussian(), matrix=law.operator.matrix, noise_std=jnp.asarray(0.3)
+    )
+
+
+def latent_map() -> LatentMAP:
+    return LatentMAP(num_steps=4, num_restarts=2)
+
+
+def flow_map() -> FlowMAP:
+    return FlowMAP(num_steps=4)
+
+
+def density_map() -> DensityMAP:
+    return DensityMAP(num_steps=4)
+
+
+def density_map_restarts() -> DensityMAP:
+    return DensityMAP(num_steps=4, num_restarts=2)
+
+
+def joint_map() -> JointMAP:
+    return JointMAP(num_steps=3, num_inner=2)
+
+
+def density_chain() -> DensityChain:
+    return DensityChain(num_steps=4, kernel=Unadjusted(step_size=0.01))
+
+
+def density_chain_mala() -> DensityChain:
+    return DensityChain(num_steps=4, kernel=MALA(step_size=0.02))
+
+
+def latent_chain() -> LatentChain:
+    return LatentChain(num_steps=4, kernel=Hamiltonian(step_size=0.1, num_leapfrog=2))
+
+
+def variational() -> VariationalPosterior:
+    return VariationalPosterior(num_steps=4)
+
+
+def variational_full() -> VariationalPosterior:
+    return VariationalPosterior(num_steps=4, family=FullCovariance())
+
+
+def variational_flow() -> VariationalPosterior:
+    return VariationalPosterior(num_steps=4, family=FlowFamily(flow=affine_flow()))
+
+
+def amortised_mean() -> AmortisedMean:
+    return AmortisedMean(features=measurement_features)
+
+
+def amortised_sample() -> AmortisedSample:
+    return AmortisedSample(features=measurement_features)
+
+
+def conditional_sampling() -> ConditionalSampling:
+    return ConditionalSampling(grid=grid(), features=measurement_features)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
 
@@ -291,4 +408,32 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
+    Case("latent_map", latent_map, tanh_generator, linear_gaussian),
+    Case("latent_map_class", latent_map, tanh_generator, three_classes, **_TWIN),
+    Case("flow_map", flow_map, affine_flow, linear_gaussian, **_TWIN),
+    Case("density_map", density_map, energy, linear_gaussian, **_TWIN),
+    Case("density_restarts", density_map_restarts, energy, linear_gaussian, **_TWIN),
+    Case("joint_map", joint_map, tanh_autoencoder, linear_gaussian, deterministic=True),
+    Case("density_chain", density_chain, energy, linear_gaussian, **_TWIN),
+    Case("density_chain_mala", density_chain_mala, energy, linear_gaussian, **_TWIN),
+    Case("latent_chain", latent_chain, tanh_generator, linear_gaussian),
+    Case("variational", variational, smoothed, linear_gaussian),
+    Case("variational_full", variational_full, energy, linear_gaussian, **_TWIN),
+    Case("variational_flow", variational_flow, energy, linear_gaussian, **_TWIN),
+    Case(
+        "amortised_mean",
+        amortised_mean,
+        affine_map,
+        linear_gaussian,
+        deterministic=True,
+        **_TWIN,
+    ),
+    Case("amortised_sample", amortised_sample, affine_map, linear_gaussian, **_TWIN),
+    Case(
+        "conditional",
+        conditional_sampling,
+        exact_conditional,
+        linear_gaussian,
+        **_TWIN,
+    ),
 ]

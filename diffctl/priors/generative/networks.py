@@ -47,7 +47,7 @@ class AutoencoderPrior(Model, AutoencodingPrior):
         return (self.argument("latent"),)
 
     @property
-    def decoder_std(self) -> jax.Array:  # type: ignore[override]
+    def decoder_std(self) -> jax.Array:
         return self.net.decoder_std()
 
     def decode(self, z: jax.Array) -> jax.Array:

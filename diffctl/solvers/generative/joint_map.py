@@ -34,7 +34,7 @@ class JointMAP(IterativeSolver):
     exact (a damped pseudo-inverse).
 
     Cost: n L forwards and VJPs of the decoder for n alternations with L descent steps
-    each; one encoding and one decoding besides.
+    each, and one encoding.
 
     Args:
         num_steps: alternations.
@@ -44,7 +44,7 @@ class JointMAP(IterativeSolver):
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, AutoencodingPrior)
     requires_noise: ClassVar[type] = WhiteNoise
-    cost_formula: ClassVar[str] = "(n L + 2) fwd + n L VJP, L inner steps"
+    cost_formula: ClassVar[str] = "(n L + 1) fwd + n L VJP, L inner steps"
     reference: ClassVar[str] = (
         "González, Almansa and Tan, Solving inverse problems by joint posterior "
         "maximization with autoencoding prior, SIAM J. Imaging Sciences 2022"
@@ -55,13 +55,14 @@ class JointMAP(IterativeSolver):
     descent: Descent = Descent.adam(0.05)
 
     def start(self, key: jax.Array, problem: Problem, prior: AutoencodingPrior) -> Any:
-        z, _ = prior.encode(linear(problem).pinv(problem.y))
-        return z, self.descent.init(z)
+        x = linear(problem).pinv(problem.y)
+        z, _ = prior.encode(x)
+        return x, z, self.descent.init(z)
 
     def step(
         self, carry: Any, x: Any, problem: Problem, prior: AutoencodingPrior
     ) -> tuple[Any, StepTrace]:
-        z, state = carry
+        _, z, state = carry
         decoded, pull_back = jax.vjp(prior.decode, z)
         signal = self.signal(decoded, problem, prior)
 
@@ -74,19 +75,19 @@ class JointMAP(IterativeSolver):
             return descend(z, state, *jax.vjp(prior.decode, z)), None
 
         # The first descent step shares its decoding with the x-step.
-        carry = descend(z, state, decoded, pull_back)
-        carry, _ = jax.lax.scan(body, carry, None, length=self.num_inner - 1)
+        moved = descend(z, state, decoded, pull_back)
+        (z, state), _ = jax.lax.scan(body, moved, None, length=self.num_inner - 1)
         calls = Calls(fwd=self.num_inner, vjp=self.num_inner)
-        return carry, StepTrace(misfit=problem.misfit(signal), calls=calls)
+        trace = StepTrace(misfit=problem.misfit(signal), calls=calls)
+        return (signal, z, state), trace
 
     def finalize(
         self, carry: Any, problem: Problem, prior: AutoencodingPrior
     ) -> jax.Array:
-        z, _ = carry
-        return self.signal(prior.decode(z), problem, prior)
+        return carry[0]
 
     def calls_outside_steps(self) -> Calls:
-        return Calls(fwd=2)
+        return Calls(fwd=1)
 
     def signal(
         self, decoded: jax.Array, problem: Problem, prior: AutoencodingPrior

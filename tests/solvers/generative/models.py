@@ -137,30 +137,41 @@ class MixtureEnergy(LogDensityPrior):
 
 
 @pytree_dataclass
-class AffineMap(AmortisedEstimator, AmortisedSampler):
-    """x = K f + c + R z: a regression and, with R, a conditional flow."""
+class AffineMap(AmortisedEstimator):
+    """x = K f + c."""
 
     gain: Any  # (d, m)
     shift: Any  # (d,)
-    root: Any = None  # (d, d)
 
     @property
     def shape(self):
         return self.shift.shape
 
-    latent_shape = shape
-
     def estimate(self, features):
         return product(self.gain, features) + self.shift
-
-    def decode_given(self, z, features):
-        return self.estimate(features) + product(self.root, z)
 
     def __call__(self, features):
         return self.estimate(features)
 
+
+@pytree_dataclass
+class AffineSampler(AmortisedSampler):
+    """x = K f + c + R z."""
+
+    mean: AffineMap
+    root: Any  # (d, d)
+
+    @property
+    def shape(self):
+        return self.mean.shape
+
+    latent_shape = shape
+
+    def decode_given(self, z, features):
+        return self.mean(features) + product(self.root, z)
+
     def inverse(self, x, context):
-        z = jnp.linalg.solve(self.root, x - self.estimate(context))
+        z = jnp.linalg.solve(self.root, x - self.mean(context))
         return z, -jnp.linalg.slogdet(self.root)[1]
 
 

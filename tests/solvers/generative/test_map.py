@@ -130,8 +130,8 @@ def test_alternation_lowers_the_joint_objective():
     problem, solver = law.problem(), JointMAP(descent=Descent.gradient(0.01))
 
     def body(carry, key):
-        x = solver.signal(prior.decode(carry[0]), problem, prior)
-        found = jax.value_and_grad(solver.objective)(x, carry[0], problem, prior)
+        x = solver.signal(prior.decode(carry[1]), problem, prior)
+        found = jax.value_and_grad(solver.objective)(x, carry[1], problem, prior)
         return solver.step(carry, key, problem, prior)[0], found
 
     carry = solver.start(KEY, problem, prior)

@@ -33,7 +33,12 @@ from diffctl.training import (
     train,
 )
 from tests.solvers.bed import NOISE_STD, SIZE, bed, draws
-from tests.solvers.generative.models import AffineMap, ExactConditional, posterior
+from tests.solvers.generative.models import (
+    AffineMap,
+    AffineSampler,
+    ExactConditional,
+    posterior,
+)
 from tests.tolerances import EXACT64, stat
 
 KEY = jax.random.key(24)
@@ -123,7 +128,7 @@ def test_the_flow_loss_is_least_at_the_posterior():
     gain, shift = (jnp.asarray(part) for part in exact_gain())
     _, covariance = posterior(law, NOISE_STD, law.mean, law.covariance)
     root = jnp.asarray(np.linalg.cholesky(covariance))
-    net = AffineMap(gain=gain, shift=shift, root=root)
+    net = AffineSampler(mean=AffineMap(gain=gain, shift=shift), root=root)
     images, labels = Draws().batch(1, 0, num)
     objective = ConditionalFlowLoss(pairs=simulation())
     loss, slope = jax.jit(jax.value_and_grad(objective))(
@@ -182,7 +187,7 @@ def test_an_affine_conditional_flow_samples_the_posterior():
     gain, shift = (jnp.asarray(part) for part in exact_gain())
     mean, covariance = posterior(law, NOISE_STD, law.mean, law.covariance)
     root = jnp.asarray(np.linalg.cholesky(covariance))
-    net = AffineMap(gain=gain, shift=shift, root=root)
+    net = AffineSampler(mean=AffineMap(gain=gain, shift=shift), root=root)
     solver = AmortisedSample(features=measurement_features)
     keys = jax.random.split(KEY, num)
     x = jax.vmap(lambda key: solve(key, law.problem(), net, solver).x)(keys)
@@ -199,15 +204,15 @@ def test_the_forward_kl_covers_all_modes():
     modes = rng.integers(2, size=(20_000, 1)) * 2.0 - 1.0
     x = jnp.asarray(modes + 0.2 * rng.normal(size=(20_000, SIZE)), jnp.float32)
     centre, covariance = np.mean(x, axis=0), np.cov(np.asarray(x).T, bias=True)
-    net = AffineMap(
-        gain=jnp.zeros((SIZE, bed().y.size)),
-        shift=jnp.asarray(centre),
-        root=jnp.asarray(np.linalg.cholesky(covariance), jnp.float32),
+    constant = AffineMap(
+        gain=jnp.zeros((SIZE, bed().y.size)), shift=jnp.asarray(centre)
     )
+    root = jnp.asarray(np.linalg.cholesky(covariance), jnp.float32)
+    net = AffineSampler(mean=constant, root=root)
     objective = ConditionalFlowLoss(pairs=simulation())
     slope = jax.jit(jax.grad(objective))(net, KEY, x, None)
     # Gradients at the moments are rounding, relative to 1 / smallest std = 5.
-    assert np.max(np.abs(slope.shift)) < 1e-4
+    assert np.max(np.abs(slope.mean.shift)) < 1e-4
     assert np.max(np.abs(np.tril(slope.root))) < 1e-3
     assert np.all(np.diag(covariance) > 0.9), "it covers both modes at +1 and -1"
 

@@ -7,6 +7,7 @@ python -m experiments.generative table --out runs/generative
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,9 @@ def compute(run: Run, terminal: Terminal) -> None:
     problem = Problem(y=problems.y[0], operator=problems.operator, noise=problems.noise)
     with terminal.progress() as progress:
         for name, model in chosen.items():
-            prior = interruptible(
-                lambda name=name, model=model: _trained(
-                    run, name, model, problem, progress
-                )
-            )
-            interruptible(
-                lambda name=name, model=model, prior=prior: _restore(
-                    run, name, model, prior, examples
-                )
-            )
+            train = partial(_trained, run, name, model, problem, progress)
+            prior = interruptible(train)
+            interruptible(partial(_restore, run, name, model, prior, examples))
 
 
 def _examples(run: Run) -> Restorations:

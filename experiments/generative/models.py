@@ -92,7 +92,7 @@ def fit(
         optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.8, b2=0.99)
     )
     state = train(
-        create_state(_with_critic(prior, shape, key), optimiser),
+        create_state(trainable(prior, shape, key), optimiser),
         dataset,
         model.objective(problem),
         optimiser,
@@ -105,7 +105,7 @@ def fit(
     return model.prior(net=net, architecture=prior.architecture, shape=shape)
 
 
-def _with_critic(prior: Any, shape: tuple[int, ...], key: jax.Array) -> Any:
+def trainable(prior: Any, shape: tuple[int, ...], key: jax.Array) -> Any:
     """Return what is trained: the network, and its critic if it is a generator."""
     if not isinstance(prior, GeneratorPrior):
         return prior.net

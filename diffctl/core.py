@@ -94,6 +94,113 @@ class ProximalPrior(abc.ABC):
         """Return argmin_z step * R(z) + |z - x|^2 / 2."""
 
 
+class ScorePrior(abc.ABC):
+    """A prior that is known through the score of the clean signal."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def score(self, x: jax.Array) -> jax.Array:
+        """Return grad log p(x); `x` (*shape) -> (*shape)."""
+
+    @property
+    def score_calls(self) -> "Calls":
+        """The network calls of one `score`."""
+        return Calls(fwd=1)
+
+
+class LogDensityPrior(ScorePrior):
+    """A prior with a density that can be evaluated, normalised or not."""
+
+    @abc.abstractmethod
+    def neg_log_density(self, x: jax.Array) -> jax.Array:
+        """Return -log p(x) up to a constant, (); `x` (*shape). One network call."""
+
+    def score(self, x: jax.Array) -> jax.Array:
+        return -jax.grad(self.neg_log_density)(x)
+
+    @property
+    def score_calls(self) -> "Calls":
+        return Calls(fwd=1, vjp=1)
+
+
+class GenerativePrior(abc.ABC):
+    """A prior that is a map of Gaussian latents: x0 = G(z) with z ~ N(0, I)."""
+
+    shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Return G(z); `z` (*latent_shape) -> (*shape). One network call."""
+
+
+class AutoencodingPrior(GenerativePrior):
+    """A generator with noise, x0 = G(z) + decoder_std * n, and its inference."""
+
+    decoder_std: Any  # () > 0, the same for all entries
+
+    @abc.abstractmethod
+    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return mean and log variance of a Gaussian close to p(z | x).
+
+        `x` (*shape) -> two arrays (*latent_shape). One network call.
+        """
+
+
+class InvertiblePrior(GenerativePrior, LogDensityPrior):
+    """A generator that is a bijection g, so that the density of x0 follows from z's."""
+
+    @abc.abstractmethod
+    def decode_with_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return g(z), (*shape), and log |det dg/dz|, (). One network call."""
+
+    @abc.abstractmethod
+    def invert(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return z = g^{-1}(x), (*latent_shape), and log |det dz/dx|, (). One call."""
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        return self.decode_with_log_det(z)[0]
+
+    def neg_log_density(self, x: jax.Array) -> jax.Array:
+        z, log_det = self.invert(x)
+        return jnp.sum(z**2) / 2 - log_det
+
+
+class AmortisedEstimator(abc.ABC):
+    """A map from measurements to a point of the posterior, learned from pairs.
+
+    `features` is what the measurement was turned into when the map was trained.
+    """
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def estimate(self, features: jax.Array) -> jax.Array:
+        """Return a reconstruction, (*shape). One network call."""
+
+
+class AmortisedSampler(abc.ABC):
+    """A map from measurements and Gaussian latents to posterior samples."""
+
+    shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def decode_given(self, z: jax.Array, features: jax.Array) -> jax.Array:
+        """Return a sample, (*shape), for z ~ N(0, I), (*latent_shape). One call."""
+
+
+class ConditionalDiffusion(abc.ABC):
+    """A denoiser that is told the measurement."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def given(self, features: jax.Array) -> DiffusionPrior:
+        """Return the denoiser E[x0 | x_sigma, y] of one measurement."""
+
+
 class Status(enum.IntEnum):
     """Outcome of one example, as stored in `Solution.status`."""
 

@@ -21,7 +21,8 @@ ALLOWED = {
     "solvers": BELOW_CONTROL
     | {"diffusion", "control", "operators.base", "operators.validation"},
     "metrics": BELOW_CONTROL | {"nets"},
-    "training": BELOW_CONTROL | {"diffusion", "nets", "priors"},
+    # Amortised networks are trained on measurements, of any operator.
+    "training": BELOW_CONTROL | {"diffusion", "nets", "priors", "operators.base"},
 }
 FACADE = set(ALLOWED) | {"__version__", "Problem", "assets"}
 TOP = FACADE | {"report", "cli"}

@@ -10,9 +10,20 @@ import jax
 import pytest
 
 import diffctl
-from diffctl.core import DiffusionPrior, ProximalPrior, Solver
+from diffctl.core import (
+    AmortisedEstimator,
+    AmortisedSampler,
+    ConditionalDiffusion,
+    DiffusionPrior,
+    GenerativePrior,
+    ProximalPrior,
+    ScorePrior,
+    Solver,
+)
 from diffctl.diffusion import DDIM, Renoise
 from diffctl.operators.base import NoiseModel, Operator
+from diffctl.solvers.generative.chains import Kernel
+from diffctl.solvers.variational.families import Expectation, Family
 from tests.source import ROOT, files, module_name, tree_of
 
 ROOMS = ["diffctl"] + [
@@ -20,7 +31,12 @@ ROOMS = ["diffctl"] + [
     for path in files("diffctl")
     if path.name == "__init__.py" and path.parent != ROOT / "diffctl"
 ]
-BASES = (DiffusionPrior, ProximalPrior, Solver, Operator, NoiseModel)
+BASES = (
+    *(DiffusionPrior, ProximalPrior, ScorePrior, GenerativePrior),
+    *(AmortisedEstimator, AmortisedSampler, ConditionalDiffusion),
+    *(Solver, Operator, NoiseModel),
+    *(Kernel, Family, Expectation),
+)
 
 
 def _exports(room: str) -> list[str]:

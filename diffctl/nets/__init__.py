@@ -8,5 +8,9 @@ from diffctl.nets.classifier import SmallClassifier as SmallClassifier
 from diffctl.nets.ddpm import DDPMUNet as DDPMUNet
 from diffctl.nets.edm import EDMADMUNet as EDMADMUNet
 from diffctl.nets.edm import SongUNet as SongUNet
+from diffctl.nets.generative import CouplingFlow as CouplingFlow
+from diffctl.nets.generative import SmallAutoencoder as SmallAutoencoder
+from diffctl.nets.generative import SmallDecoder as SmallDecoder
 from diffctl.nets.mnist import DigitClassifier as DigitClassifier
+from diffctl.nets.regressor import SmallRegressor as SmallRegressor
 from diffctl.nets.unet import UNet as UNet

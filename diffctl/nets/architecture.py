@@ -12,7 +12,9 @@ from diffctl.nets.autoencoder import AutoencoderKL
 from diffctl.nets.classifier import SmallClassifier
 from diffctl.nets.ddpm import DDPMUNet
 from diffctl.nets.edm import EDMADMUNet, SongUNet
+from diffctl.nets.generative import CouplingFlow, SmallAutoencoder, SmallDecoder
 from diffctl.nets.mnist import DigitClassifier
+from diffctl.nets.regressor import SmallRegressor
 from diffctl.nets.unet import UNet
 
 ARCHITECTURES: Mapping[str, type[nnx.Module]] = {
@@ -25,6 +27,10 @@ ARCHITECTURES: Mapping[str, type[nnx.Module]] = {
     "ddpm_unet": DDPMUNet,
     "autoencoder_kl": AutoencoderKL,
     "digit_classifier": DigitClassifier,
+    "small_decoder": SmallDecoder,
+    "small_autoencoder": SmallAutoencoder,
+    "coupling_flow": CouplingFlow,
+    "small_regressor": SmallRegressor,
 }
 
 

@@ -7,8 +7,16 @@ from diffctl.priors.consistency import (
     GaussianConsistencyPrior as GaussianConsistencyPrior,
 )
 from diffctl.priors.gaussian import GaussianPrior as GaussianPrior
-from diffctl.priors.latent import AutoencoderPrior as AutoencoderPrior
+from diffctl.priors.generative.amortised import ConditionalFlow as ConditionalFlow
+from diffctl.priors.generative.amortised import ConditionalNetwork as ConditionalNetwork
+from diffctl.priors.generative.amortised import RegressionNetwork as RegressionNetwork
+from diffctl.priors.generative.networks import AutoencoderPrior as AutoencoderPrior
+from diffctl.priors.generative.networks import EnergyPrior as EnergyPrior
+from diffctl.priors.generative.networks import FlowPrior as FlowPrior
+from diffctl.priors.generative.networks import GeneratorPrior as GeneratorPrior
+from diffctl.priors.generative.smoothed import SmoothedPrior as SmoothedPrior
 from diffctl.priors.latent import KLAutoencoder as KLAutoencoder
+from diffctl.priors.latent import LatentDiffusionPrior as LatentDiffusionPrior
 from diffctl.priors.latent import LinearAutoencoder as LinearAutoencoder
 from diffctl.priors.latent import SeverityEncoderPrior as SeverityEncoderPrior
 from diffctl.priors.latent import severity_loss as severity_loss

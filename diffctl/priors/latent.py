@@ -109,7 +109,7 @@ class LinearAutoencoder(Autoencoder):
 
 
 @pytree_dataclass
-class AutoencoderPrior(LatentPrior):
+class LatentDiffusionPrior(LatentPrior):
     """A diffusion prior in the latent space of an autoencoder.
 
     Args:
@@ -151,10 +151,10 @@ class AutoencoderPrior(LatentPrior):
 
 
 @pytree_dataclass
-class SeverityEncoderPrior(AutoencoderPrior, SeverityPrior):
+class SeverityEncoderPrior(LatentDiffusionPrior, SeverityPrior):
     """A latent prior with the severity encoder of Flash-Diffusion.
 
-    Args (besides those of `AutoencoderPrior`):
+    Args (besides those of `LatentDiffusionPrior`):
         severity_encoder: pytree, `y -> (latent, variance)`: a rough latent and the
             variance of an entry of its error, positive. See `severity_loss`.
     """

@@ -54,6 +54,18 @@ from diffctl.solvers.driver import check as check
 from diffctl.solvers.driver import solve as solve
 from diffctl.solvers.first_guess import GuidedControls as GuidedControls
 from diffctl.solvers.first_guess import NoControls as NoControls
+from diffctl.solvers.generative.chains import MALA as MALA
+from diffctl.solvers.generative.chains import DensityChain as DensityChain
+from diffctl.solvers.generative.chains import Hamiltonian as Hamiltonian
+from diffctl.solvers.generative.chains import LatentChain as LatentChain
+from diffctl.solvers.generative.chains import Unadjusted as Unadjusted
+from diffctl.solvers.generative.density_map import DensityMAP as DensityMAP
+from diffctl.solvers.generative.joint_map import JointMAP as JointMAP
+from diffctl.solvers.generative.latent_map import FlowMAP as FlowMAP
+from diffctl.solvers.generative.latent_map import LatentMAP as LatentMAP
+from diffctl.solvers.generative.starts import normal_start as normal_start
+from diffctl.solvers.generative.starts import pinv_start as pinv_start
+from diffctl.solvers.generative.starts import zero_start as zero_start
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
 from diffctl.solvers.ilvr import pseudo_inverse as pseudo_inverse
@@ -90,3 +102,20 @@ from diffctl.solvers.tmpd import RowSums as RowSums
 from diffctl.solvers.travel import TimeTravel as TimeTravel
 from diffctl.solvers.travel import forward_noise as forward_noise
 from diffctl.solvers.travel import renoise_prediction as renoise_prediction
+from diffctl.solvers.variational.amortised import AmortisedMean as AmortisedMean
+from diffctl.solvers.variational.amortised import AmortisedSample as AmortisedSample
+from diffctl.solvers.variational.amortised import (
+    ConditionalSampling as ConditionalSampling,
+)
+from diffctl.solvers.variational.amortised import (
+    measurement_features as measurement_features,
+)
+from diffctl.solvers.variational.amortised import pinv_features as pinv_features
+from diffctl.solvers.variational.families import AntitheticDraws as AntitheticDraws
+from diffctl.solvers.variational.families import CubaturePoints as CubaturePoints
+from diffctl.solvers.variational.families import FlowFamily as FlowFamily
+from diffctl.solvers.variational.families import FullCovariance as FullCovariance
+from diffctl.solvers.variational.families import MeanField as MeanField
+from diffctl.solvers.variational.reverse_kl import (
+    VariationalPosterior as VariationalPosterior,
+)

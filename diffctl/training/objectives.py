@@ -1,5 +1,6 @@
 """Losses: `objective(net, key, images, labels) -> ()`, the mean over a batch."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,20 +32,27 @@ class DenoisingLoss:
     def __call__(
         self, net: Any, key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> jax.Array:
+        sigma, eps = self.draw(key, images)
+        example = partial(self.example, net)
+        return jnp.mean(jax.vmap(example)(images, eps, sigma))
+
+    def draw(self, key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return noise levels (N,) and standard normal noise for images (N, *shape)."""
         level_key, noise_key = jax.random.split(key)
         sigma = self._noise_levels(level_key, len(images), images.dtype)
-        eps = jax.random.normal(noise_key, images.shape, images.dtype)
+        return sigma, jax.random.normal(noise_key, images.shape, images.dtype)
 
-        def example(x0: jax.Array, eps: jax.Array, sigma: jax.Array) -> jax.Array:
-            noisy = x0 + sigma * eps
-            x0_hat = apply_preconditioned(
-                net, self.preconditioning, noisy, sigma, self.dtype
-            )
-            spread = self.preconditioning.sigma_data
-            weight = (sigma**2 + spread**2) / (sigma * spread) ** 2
-            return weight * jnp.mean((x0_hat - x0) ** 2)
-
-        return jnp.mean(jax.vmap(example)(images, eps, sigma))
+    def example(
+        self, net: Any, x0: jax.Array, eps: jax.Array, sigma: jax.Array
+    ) -> jax.Array:
+        """Return the loss of one image."""
+        noisy = x0 + sigma * eps
+        x0_hat = apply_preconditioned(
+            net, self.preconditioning, noisy, sigma, self.dtype
+        )
+        spread = self.preconditioning.sigma_data
+        weight = (sigma**2 + spread**2) / (sigma * spread) ** 2
+        return weight * jnp.mean((x0_hat - x0) ** 2)
 
     def _noise_levels(self, key: jax.Array, count: int, dtype: Any) -> jax.Array:
         quantile = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count

@@ -108,7 +108,7 @@ def _pending(
 ) -> list[tuple[Row, np.ndarray]]:
     pending = []
     for row in rows:
-        done = results.done(row.labels, _settings(row, seed))
+        done = results.done(row.labels, settings_of(row, seed))
         missing = np.setdiff1d(np.arange(count), sorted(done))
         if len(missing):
             pending.append((row, missing))
@@ -123,7 +123,7 @@ def _plan(pending: list[tuple[Row, np.ndarray]], seed: int, chunk: int) -> list[
         prior, size = row.prior, min(chunk, len(missing))
         if id(prior) not in per_call:
             per_call[id(prior)] = seconds_per_call(prior, size)
-        cost, settings = count_calls(row.solver), _settings(row, seed)
+        cost, settings = count_calls(row.solver), settings_of(row, seed)
         each = cost.seconds(per_call[id(prior)]) / min(size, jax.device_count())
         for start in range(0, len(missing), chunk):
             ids = missing[start : start + chunk]
@@ -171,12 +171,13 @@ def _run(jobs: list[Job], results: Results, progress: Progress, seed: int) -> No
                 spent = programs.solve(*args)
         else:
             spent = programs.solve(*args)
-        results.write(_record(job, examples, spent) | {"environment": machine})
+        results.write(record(job, examples, spent) | {"environment": machine})
         done += share
         progress.update(bar, completed=done)
 
 
-def _record(job: Job, examples: Examples, spent: Timed) -> dict[str, Any]:
+def record(job: Job, examples: Examples, spent: Timed) -> dict[str, Any]:
+    """Return what is written of a job that was computed."""
     solution = spent.result
     numbers = {
         **examples.score(solution.x),
@@ -205,7 +206,8 @@ def solver_key(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed))[1]
 
 
-def _settings(row: Row, seed: int) -> dict[str, Any]:
+def settings_of(row: Row, seed: int) -> dict[str, Any]:
+    """Return what decides the results of a row, as JSON."""
     return {
         **row.settings,
         "seed": seed,

@@ -36,6 +36,7 @@ from diffctl.priors import (
     GaussianPrior,
     LinearAutoencoder,
     SeverityEncoderPrior,
+    SmoothedPrior,
 )
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
@@ -47,24 +48,35 @@ from diffctl.solvers import (
     DPS,
     ILVR,
     LDPS,
+    MALA,
     MCG,
     PSLD,
     STSL,
     TMPD,
+    AmortisedMean,
+    AmortisedSample,
+    ConditionalSampling,
     ConjugatePiGDM,
     ConsistencyCSGM,
     ConsistencyRestoration,
     DDNMPlus,
+    DensityChain,
+    DensityMAP,
     DiagonalMoment,
     DiffPIR,
     DMPlug,
     FirstOrderDiffPIR,
     FlashDiffusion,
+    FlowMAP,
     FlowToLevel,
     FullMoment,
+    Hamiltonian,
     HutchinsonMoment,
     InLatentSpace,
+    JointMAP,
     Langevin,
+    LatentChain,
+    LatentMAP,
     MovingVariance,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
@@ -77,12 +89,25 @@ from diffctl.solvers import (
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
+    VariationalPosterior,
     doc_presets,
+    measurement_features,
+    normal_start,
 )
 from diffctl.solvers.costs import likelihood
 from diffctl.solvers.latent.optimisation import shell_penalty
 from diffctl.solvers.latent.resample import Fit
 from diffctl.solvers.weighting import uniform_weight
+from tests.solvers.generative.models import (
+    AffineFlow,
+    AffineMap,
+    AffineSampler,
+    ExactConditional,
+    MixtureEnergy,
+    TanhAutoencoder,
+    TanhGenerator,
+    generator,
+)
 
 SIZE, LATENT, NUM_MEASURED, BATCH = 4, 3, 2, 3
 
@@ -308,6 +333,83 @@ def red_diff() -> REDDiff:
     return REDDiff(grid=grid(), posterior_std=0.1)
 
 
+def tanh_generator() -> TanhGenerator:
+    return generator(TanhGenerator)
+
+
+def tanh_autoencoder() -> TanhAutoencoder:
+    return generator(TanhAutoencoder)
+
+
+def affine_flow() -> AffineFlow:
+    return generator(AffineFlow, latent=SIZE)
+
+
+def energy() -> MixtureEnergy:
+    return MixtureEnergy(mixture=mixture())
+
+
+def smoothed() -> SmoothedPrior:
+    return SmoothedPrior(prior=mixture(), sigma=0.3)
+
+
+def affine_map() -> AffineMap:
+    gain = _rng(9).normal(size=(SIZE, NUM_MEASURED)) / 2
+    shift = _rng(5).normal(size=SIZE) / 4
+    return AffineMap(gain=jnp.asarray(gain), shift=jnp.asarray(shift))
+
+
+def affine_sampler() -> AffineSampler:
+    return AffineSampler(mean=affine_map(), root=jnp.asarray(np.eye(SIZE) / 3))
+
+
+def exact_conditional() -> ExactConditional:
+    matrix = _rng(1).normal(size=(NUM_MEASURED, SIZE)) / 2
+    return ExactConditional(
+        prior=gaussian(), matrix=jnp.asarray(matrix), noise_std=jnp.asarray(0.3)
+    )
+
+
+def latent_map() -> LatentMAP:
+    return LatentMAP(num_steps=4)
+
+
+def flow_map() -> FlowMAP:
+    return FlowMAP(num_steps=4)
+
+
+def density_map() -> DensityMAP:
+    return DensityMAP(num_steps=4, num_restarts=2)
+
+
+def joint_map() -> JointMAP:
+    return JointMAP(num_steps=3, num_inner=2)
+
+
+def density_chain() -> DensityChain:
+    return DensityChain(num_steps=4, kernel=MALA(step_size=0.02))
+
+
+def latent_chain() -> LatentChain:
+    return LatentChain(num_steps=4, kernel=Hamiltonian(step_size=0.1, num_leapfrog=2))
+
+
+def variational() -> VariationalPosterior:
+    return VariationalPosterior(num_steps=4, start_from=normal_start)
+
+
+def amortised_mean() -> AmortisedMean:
+    return AmortisedMean(features=measurement_features)
+
+
+def amortised_sample() -> AmortisedSample:
+    return AmortisedSample(features=measurement_features)
+
+
+def conditional_sampling() -> ConditionalSampling:
+    return ConditionalSampling(grid=grid(), features=measurement_features)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 
 
@@ -448,5 +550,31 @@ CASES = [
         consistency_restoration,
         gaussian_consistency,
         linear_gaussian,
+        **_TWIN,
+    ),
+    Case("latent_map", latent_map, tanh_generator, linear_gaussian),
+    Case("flow_map", flow_map, affine_flow, linear_gaussian, **_TWIN),
+    Case("density_map", density_map, energy, linear_gaussian, **_TWIN),
+    Case("joint_map", joint_map, tanh_autoencoder, linear_gaussian, deterministic=True),
+    Case("density_chain", density_chain, energy, linear_gaussian, **_TWIN),
+    Case("latent_chain", latent_chain, tanh_generator, linear_gaussian),
+    Case("variational", variational, smoothed, linear_gaussian),
+    Case(
+        "amortised_mean",
+        amortised_mean,
+        affine_map,
+        linear_gaussian,
+        deterministic=True,
+        **_TWIN,
+    ),
+    Case(
+        "amortised_sample", amortised_sample, affine_sampler, linear_gaussian, **_TWIN
+    ),
+    Case(
+        "conditional",
+        conditional_sampling,
+        exact_conditional,
+        linear_gaussian,
+        **_TWIN,
     ),
 ]

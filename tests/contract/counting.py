@@ -9,7 +9,17 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from diffctl.core import ConsistencyPrior, DiffusionPrior
+from diffctl.core import (
+    AmortisedEstimator,
+    AmortisedSampler,
+    AutoencodingPrior,
+    ConditionalDiffusion,
+    ConsistencyPrior,
+    DiffusionPrior,
+    GenerativePrior,
+    InvertiblePrior,
+    LogDensityPrior,
+)
 from diffctl.pytree import pytree_dataclass
 
 _counts: Counter[str] = Counter()
@@ -23,30 +33,99 @@ def counting() -> Iterator[Counter[str]]:
     jax.effects_barrier()
 
 
-@pytree_dataclass
-class CountingPrior(DiffusionPrior):
+class _Counting:
     """Any prior, with every evaluation, JVP and VJP of it counted as it runs."""
 
-    inner: DiffusionPrior
+    inner: Any
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape(self) -> tuple[int, ...]:
         return self.inner.shape
 
-    def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        # At the input: the output of a forward that only serves a VJP goes unused.
-        return self.inner.denoise(_tally_p.bind(x, kind="fwd", times=1), sigma)
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.inner.latent_shape
+
+
+def _seen(x: jax.Array) -> jax.Array:
+    # At the input: the output of a forward that only serves a VJP goes unused.
+    return _tally_p.bind(x, kind="fwd", times=1)
 
 
 @pytree_dataclass
-class CountingConsistencyPrior(ConsistencyPrior):
-    """The same for a consistency function."""
+class CountingDiffusion(_Counting, DiffusionPrior):
+    inner: DiffusionPrior
 
-    inner: ConsistencyPrior
+    def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        return self.inner.denoise(_seen(x), sigma)
+
+
+@pytree_dataclass
+class CountingDensity(_Counting, LogDensityPrior):
+    inner: LogDensityPrior
+
+    def neg_log_density(self, x: jax.Array) -> jax.Array:
+        return self.inner.neg_log_density(_seen(x))
+
+
+@pytree_dataclass
+class CountingGenerator(_Counting, GenerativePrior):
+    inner: GenerativePrior
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        return self.inner.decode(_seen(z))
+
+
+@pytree_dataclass
+class CountingAutoencoder(CountingGenerator, AutoencodingPrior):
+    inner: AutoencodingPrior
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.inner.shape
+    def decoder_std(self) -> Any:  # type: ignore[override]
+        return self.inner.decoder_std
+
+    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.inner.encode(_seen(x))
+
+
+@pytree_dataclass
+class CountingFlow(_Counting, InvertiblePrior):
+    inner: InvertiblePrior
+
+    def decode_with_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.inner.decode_with_log_det(_seen(z))
+
+    def invert(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.inner.invert(_seen(x))
+
+
+@pytree_dataclass
+class CountingEstimator(_Counting, AmortisedEstimator):
+    inner: AmortisedEstimator
+
+    def estimate(self, features: jax.Array) -> jax.Array:
+        return self.inner.estimate(_seen(features))
+
+
+@pytree_dataclass
+class CountingSampler(_Counting, AmortisedSampler):
+    inner: AmortisedSampler
+
+    def decode_given(self, z: jax.Array, features: jax.Array) -> jax.Array:
+        return self.inner.decode_given(_seen(z), features)
+
+
+@pytree_dataclass
+class CountingConditional(_Counting, ConditionalDiffusion):
+    inner: ConditionalDiffusion
+
+    def given(self, features: jax.Array) -> DiffusionPrior:
+        return CountingDiffusion(inner=self.inner.given(features))
+
+
+@pytree_dataclass
+class CountingConsistency(_Counting, ConsistencyPrior):
+    inner: ConsistencyPrior
 
     @property
     def sigma_min(self) -> Any:  # type: ignore[override]
@@ -57,19 +136,34 @@ class CountingConsistencyPrior(ConsistencyPrior):
         return self.inner.sigma_max
 
     def jump(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        return self.inner.jump(_tally_p.bind(x, kind="fwd", times=1), sigma)
+        return self.inner.jump(_seen(x), sigma)
+
+
+# What can do more comes first.
+_WRAPPERS: dict[type, Any] = {
+    InvertiblePrior: CountingFlow,
+    AutoencodingPrior: CountingAutoencoder,
+    GenerativePrior: CountingGenerator,
+    LogDensityPrior: CountingDensity,
+    AmortisedEstimator: CountingEstimator,
+    AmortisedSampler: CountingSampler,
+    ConditionalDiffusion: CountingConditional,
+    ConsistencyPrior: CountingConsistency,
+    DiffusionPrior: CountingDiffusion,
+}
 
 
 def counted(prior: Any) -> Any:
-    """Return a prior in which every network counts: itself, or parts of it."""
+    """Return a prior in which every prior with a network counts: itself, or parts."""
 
     def is_counted(node: Any) -> bool:
-        return isinstance(node, DiffusionPrior | ConsistencyPrior)
+        return isinstance(node, tuple(_WRAPPERS))
 
     def wrap(node: Any) -> Any:
-        if isinstance(node, ConsistencyPrior):
-            return CountingConsistencyPrior(inner=node)
-        return CountingPrior(inner=node) if is_counted(node) else node
+        for kind, wrapper in _WRAPPERS.items():
+            if isinstance(node, kind):
+                return wrapper(inner=node)
+        return node
 
     return jax.tree.map(wrap, prior, is_leaf=is_counted)
 

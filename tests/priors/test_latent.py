@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffctl.nets import Architecture
-from diffctl.priors import AutoencoderPrior, GaussianPrior, KLAutoencoder
+from diffctl.priors import GaussianPrior, KLAutoencoder, LatentDiffusionPrior
 from diffctl.priors.storage import write_model
 from diffctl.pytree import pytree_dataclass
 from tests.tolerances import EXACT32
@@ -48,7 +48,7 @@ class Halving:
 def test_the_scale_is_on_both_sides():
     net, x = Halving(offset=jnp.asarray(0.3)), jnp.asarray([0.5, -1.0, 2.0])
     latent = GaussianPrior.from_moments(np.zeros(2), np.eye(2))
-    prior = AutoencoderPrior.create(KLAutoencoder(net=net, scaling=0.2), latent)
+    prior = LatentDiffusionPrior.create(KLAutoencoder(net=net, scaling=0.2), latent)
     assert prior.shape == (3,)
     mean, _ = net.encode(x)
     np.testing.assert_allclose(prior.encode(x), 0.2 * mean, **EXACT32)
@@ -68,4 +68,4 @@ def test_a_converted_autoencoder_keeps_its_scale(net, tmp_path):
     assert found.scaling == 0.18215
     chex.assert_trees_all_equal(jax.tree.leaves(found.net), jax.tree.leaves(net))
     latent = GaussianPrior.from_moments(np.zeros((4, 4, 2)), np.eye(32))
-    assert AutoencoderPrior.create(found, latent).shape == SHAPE
+    assert LatentDiffusionPrior.create(found, latent).shape == SHAPE

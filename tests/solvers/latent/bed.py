@@ -12,7 +12,7 @@ import numpy as np
 
 from diffctl.diffusion import NoiseGrid
 from diffctl.operators import DenseMatrix, GaussianNoise, Problem
-from diffctl.priors import AutoencoderPrior, GaussianPrior, LinearAutoencoder
+from diffctl.priors import GaussianPrior, LatentDiffusionPrior, LinearAutoencoder
 
 LATENT, SIZE, NUM_MEASURED = 3, 5, 2
 NOISE_STD = 0.3
@@ -30,11 +30,11 @@ class LatentBed(NamedTuple):
     def gaussian(self) -> GaussianPrior:
         return GaussianPrior.from_moments(self.mean, self.covariance)
 
-    def prior(self) -> AutoencoderPrior:
+    def prior(self) -> LatentDiffusionPrior:
         parts = map(jnp.asarray, (self.decoder, self.encoder, self.offset))
         names = ("decoder", "encoder", "offset")
         autoencoder = LinearAutoencoder(**dict(zip(names, parts, strict=True)))
-        return AutoencoderPrior.create(autoencoder, self.gaussian())
+        return LatentDiffusionPrior.create(autoencoder, self.gaussian())
 
     def problem(self) -> Problem:
         return Problem(

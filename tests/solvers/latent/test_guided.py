@@ -10,7 +10,7 @@ import pytest
 
 from diffctl.diffusion import Ancestral
 from diffctl.operators import FunctionOperator, GaussianNoise, Mask, Problem
-from diffctl.priors import AutoencoderPrior, GaussianPrior, LinearAutoencoder
+from diffctl.priors import GaussianPrior, LatentDiffusionPrior, LinearAutoencoder
 from diffctl.solvers import (
     DPS,
     GMLDPS,
@@ -127,7 +127,7 @@ def test_psld_stays_at_the_truth():
     basis, _ = np.linalg.qr(rng.normal(size=(SIZE, LATENT)))
     truth = rng.normal(size=LATENT)
     latent = GaussianPrior.from_moments(truth, np.diag([0.2, 0.5, 1.0]))
-    prior = AutoencoderPrior.create(LinearAutoencoder.from_decoder(basis), latent)
+    prior = LatentDiffusionPrior.create(LinearAutoencoder.from_decoder(basis), latent)
     mask = Mask.from_array(jnp.asarray([1.0, 0.0, 1.0, 1.0, 0.0]), (SIZE,))
     image = prior.decode(jnp.asarray(truth))
     problem = Problem(y=mask(image), operator=mask, noise=GaussianNoise(std=NOISE_STD))

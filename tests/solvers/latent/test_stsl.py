@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffctl.diffusion import NoiseLevel
-from diffctl.priors import AutoencoderPrior, GaussianMixturePrior
+from diffctl.priors import GaussianMixturePrior, LatentDiffusionPrior
 from diffctl.solvers import LDPS, STSL, solve
 from diffctl.solvers.costs import squared_residual
 from diffctl.solvers.latent.stsl import score_trace
@@ -67,7 +67,7 @@ def test_small_probes_give_the_hessian_of_a_mixture():
 def test_the_surrogate_adds_the_trace_with_the_weight_of_the_bound():
     """Cov = sigma^2 (I + sigma^2 H): its gradient along the probe, by autodiff."""
     law, z = latent_bed(), jnp.linspace(-1.0, 1.0, LATENT)
-    prior = AutoencoderPrior.create(law.prior().autoencoder, _mixture())
+    prior = LatentDiffusionPrior.create(law.prior().autoencoder, _mixture())
     sigma = jnp.asarray(SIGMA)
     level = NoiseLevel(sigma=sigma, scale=jnp.ones(()), time=sigma)
     guided = LDPS(grid=grid(), cost=squared_residual, guidance_scale=0.1)

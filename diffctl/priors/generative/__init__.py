@@ -1,0 +1,1 @@
+"""Generators, autoencoders, flows, energies, and maps learned from pairs."""

@@ -1,0 +1,1 @@
+"""Solvers for priors that are generators, flows or energies."""

@@ -1,0 +1,1 @@
+"""Solvers that fit a law to the posterior, per measurement or beforehand."""

@@ -1,0 +1,1 @@
+"""Generators, flows, energies and amortised networks, trained and used on digits."""

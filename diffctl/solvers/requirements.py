@@ -19,12 +19,14 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
     Raises:
         TypeError: operator, prior or noise lack a capability that the solver needs;
             names solvers that do without it.
-        ValueError: the problem is malformed, see `validate_problem`.
+        ValueError: the problem is malformed, see `validate_problem`, or settings of the
+            solver cannot work with it.
     """
     _check_capability(solver, "operator", problem.operator)
     _check_capability(solver, "prior", prior)
     _check_capability(solver, "noise", problem.noise)
     validate_problem(problem, prior.shape)
+    solver.check(problem, prior)
 
 
 def _check_capability(solver: Solver, role: str, given: Any) -> None:

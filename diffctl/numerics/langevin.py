@@ -1,0 +1,186 @@
+"""Markov chains for a density pi on arrays of any shape: kernels that take one step.
+
+With s = grad log pi, a step size h > 0 and z ~ N(0, I):
+
+1. Langevin       x' = x + sqrt(h) (sqrt(h) s(x) + sqrt(2) z)
+2. underdamped    v' = m v + sqrt(h) s(x) + sqrt(2 (1 - m)) z,   x' = x + sqrt(h) v'
+3. Metropolis     x' is kept with probability min(1, pi(x') q(x|x') / (pi(x) q(x'|x)))
+4. random walk    x' = x + sqrt(h) z,  then (3)
+5. MALA           x' of (1),           then (3)
+6. Hamiltonian    v ~ N(0, I), then L leapfrog steps
+                  v += h/2 s(x),  x += h v,  v += h/2 s(x),  then (3) with |v|^2 / 2
+
+(1) and (2) sample pi up to a bias that grows with h: for a normal law of precision P
+their stationary variance is 1 / (P (1 - h P / (2 (1 + m)))), m = 0 in (1), and they
+diverge for h P >= 2 (1 + m). (4), (5) and (6) leave pi invariant for every h.
+
+A kernel is `kernel(key, state) -> state`; `run_chain` repeats it. Several chains are
+made by `jax.vmap`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from diffctl.numerics.safe import squared_norm
+
+State = TypeVar("State")
+Score = Callable[[jax.Array], jax.Array]
+LogDensity = Callable[[jax.Array], jax.Array]
+
+
+class Phase(NamedTuple):
+    """A position and its velocity, of one shape."""
+
+    x: jax.Array
+    velocity: jax.Array
+
+
+class Point(NamedTuple):
+    """A position with what a Metropolis step needs to know there."""
+
+    x: jax.Array
+    log_density: jax.Array  # () log pi(x), up to a constant
+    score: Any  # grad log pi(x), like x; None if the kernel does not use it
+    num_accepted: jax.Array  # () int32, proposals accepted so far
+
+    @classmethod
+    def at(cls, x: jax.Array, log_density: LogDensity) -> "Point":
+        """Start a chain without gradients, for `random_walk_step`."""
+        return cls(x, log_density(x), None, jnp.int32(0))
+
+    @classmethod
+    def with_score(cls, x: jax.Array, log_density: LogDensity) -> "Point":
+        """Start a chain with gradients, for `mala_step` and `hamiltonian_step`."""
+        value, score = jax.value_and_grad(log_density)(x)
+        return cls(x, value, score, jnp.int32(0))
+
+
+def run_chain(
+    key: jax.Array,
+    kernel: Callable[[jax.Array, State], State],
+    start: State,
+    num_steps: int,
+) -> State:
+    """Return the state after `num_steps` steps, each with a key of its own."""
+
+    def body(state: State, key: jax.Array) -> tuple[State, None]:
+        return kernel(key, state), None
+
+    return lax.scan(body, start, jax.random.split(key, num_steps))[0]
+
+
+def langevin_step(
+    key: jax.Array, x: jax.Array, score: Score, step_size: ArrayLike
+) -> jax.Array:
+    """Return x' of (1); one score. Not exact, see the bias above."""
+    root = jnp.sqrt(jnp.asarray(step_size, x.dtype))
+    return x + root * (root * score(x) + math.sqrt(2) * _normal(key, x))
+
+
+def underdamped_step(
+    key: jax.Array,
+    state: Phase,
+    score: Score,
+    step_size: ArrayLike,
+    momentum: ArrayLike,
+) -> Phase:
+    """Return the state of (2), m in [0, 1) the share of the velocity that is kept.
+
+    One score. m = 0 is `langevin_step` with the same key.
+    """
+    x, velocity = state
+    root = jnp.sqrt(jnp.asarray(step_size, x.dtype))
+    kept = jnp.asarray(momentum, x.dtype)
+    pushed = kept * velocity + root * score(x)
+    velocity = pushed + jnp.sqrt(2 * (1 - kept)) * _normal(key, x)
+    return Phase(x + root * velocity, velocity)
+
+
+def draw_velocity(key: jax.Array, x: jax.Array) -> Phase:
+    """Return the position with a velocity drawn from N(0, I)."""
+    return Phase(x, _normal(key, x))
+
+
+def random_walk_step(
+    key: jax.Array, point: Point, log_density: LogDensity, step_size: ArrayLike
+) -> Point:
+    """Return the state of (4); one density, no gradient."""
+    key_proposal, key_accept = jax.random.split(key)
+    root = jnp.sqrt(jnp.asarray(step_size, point.x.dtype))
+    proposal = Point.at(point.x + root * _normal(key_proposal, point.x), log_density)
+    return _accept(key_accept, point, proposal, 0)
+
+
+def mala_step(
+    key: jax.Array, point: Point, log_density: LogDensity, step_size: ArrayLike
+) -> Point:
+    """Return the state of (5); one density with its gradient."""
+    key_proposal, key_accept = jax.random.split(key)
+    size = jnp.asarray(step_size, point.x.dtype)
+    moved = langevin_step(key_proposal, point.x, lambda _: point.score, size)
+    proposal = Point.with_score(moved, log_density)
+
+    def log_proposal(start: Point, end: Point) -> jax.Array:
+        return -squared_norm(end.x - start.x - size * start.score) / (4 * size)
+
+    correction = log_proposal(proposal, point) - log_proposal(point, proposal)
+    return _accept(key_accept, point, proposal, correction)
+
+
+def hamiltonian_step(
+    key: jax.Array,
+    point: Point,
+    log_density: LogDensity,
+    step_size: ArrayLike,
+    num_leapfrog: int,
+) -> Point:
+    """Return the state of (6); `num_leapfrog` densities with their gradients."""
+    key_velocity, key_accept = jax.random.split(key)
+    before = _normal(key_velocity, point.x)
+    proposal, after = leapfrog(point, before, log_density, step_size, num_leapfrog)
+    correction = (squared_norm(before) - squared_norm(after)) / 2
+    return _accept(key_accept, point, proposal, correction)
+
+
+def leapfrog(
+    point: Point,
+    velocity: jax.Array,
+    log_density: LogDensity,
+    step_size: ArrayLike,
+    num_steps: int,
+) -> tuple[Point, jax.Array]:
+    """Follow the Hamiltonian flow of -log pi(x) + |v|^2 / 2 for `num_steps` steps.
+
+    Reversible: with the velocity turned round the same steps lead back. The energy
+    changes by O(h^2).
+    """
+    size = jnp.asarray(step_size, point.x.dtype)
+
+    def body(state: tuple[Point, jax.Array], _: None) -> tuple[Any, None]:
+        point, velocity = state
+        velocity = velocity + size / 2 * point.score
+        point = Point.with_score(point.x + size * velocity, log_density)
+        return (point, velocity + size / 2 * point.score), None
+
+    return lax.scan(body, (point, velocity), None, length=num_steps)[0]
+
+
+def _accept(
+    key: jax.Array, point: Point, proposal: Point, correction: ArrayLike
+) -> Point:
+    """Choose by (3); `correction` is log q(x|x') / q(x'|x). A NaN is rejected."""
+    log_ratio = proposal.log_density - point.log_density + correction
+    accepted = -jax.random.exponential(key, dtype=log_ratio.dtype) < log_ratio
+    count = point.num_accepted + accepted
+    kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, point)
+    return kept._replace(num_accepted=count)
+
+
+def _normal(key: jax.Array, like: jax.Array) -> jax.Array:
+    return jax.random.normal(key, like.shape, like.dtype)

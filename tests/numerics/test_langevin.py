@@ -1,0 +1,149 @@
+"""Markov kernels against closed forms, and against laws that they must leave alone."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.numerics.langevin import (
+    Phase,
+    Point,
+    draw_velocity,
+    hamiltonian_step,
+    langevin_step,
+    leapfrog,
+    mala_step,
+    random_walk_step,
+    run_chain,
+    underdamped_step,
+)
+from tests.tolerances import EXACT64, stat
+
+KEY = jax.random.key(3)
+PRECISION = 5.0
+
+
+def _pull(x):
+    return -PRECISION * x
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("step_size", "momentum"), [(0.1, 0.0), (0.3, 0.6)])
+def test_stationary_variance_of_the_unadjusted_chain(step_size, momentum):
+    """The kernel is affine in (x, v, z): its stationary law solves a linear system."""
+    z = float(jax.random.normal(KEY, (), jnp.float64))
+
+    def step(state):
+        return jnp.stack(
+            underdamped_step(KEY, Phase(*state), _pull, step_size, momentum)
+        )
+
+    offset = np.asarray(step(jnp.zeros(2))) / z
+    matrix = np.asarray(jax.jacobian(step)(jnp.zeros(2)))
+    system = np.eye(4) - np.kron(matrix, matrix)
+    covariance = np.linalg.solve(system, np.outer(offset, offset).ravel())
+    bias = 1 - step_size * PRECISION / (2 * (1 + momentum))
+    np.testing.assert_allclose(covariance[0], 1 / (PRECISION * bias), **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_momentum_the_chains_are_the_same():
+    x = jnp.asarray([0.3, -1.2])
+    walk = run_chain(KEY, lambda k, x: langevin_step(k, x, jnp.tanh, 0.02), x, 7)
+
+    def underdamped(key, state):
+        return underdamped_step(key, state, jnp.tanh, 0.02, 0.0)
+
+    start = draw_velocity(KEY, x)
+    np.testing.assert_array_equal(walk, run_chain(KEY, underdamped, start, 7).x)
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_langevin_step():
+    x = jnp.asarray([0.3, -1.2])
+    noise = jax.random.normal(KEY, x.shape, x.dtype)
+    found = langevin_step(KEY, x, _pull, 0.02)
+    np.testing.assert_allclose(
+        found, x - 0.02 * PRECISION * x + np.sqrt(0.04) * noise, **EXACT64
+    )
+
+
+def _log_density(x):
+    """A lopsided mixture in the plane: weights 0.3 and 0.7, different widths."""
+    wide = jnp.log(0.3) - jnp.log(0.64) - jnp.sum((x - 1.0) ** 2) / 1.28
+    narrow = jnp.log(0.7) - jnp.log(0.25) - jnp.sum((x + 0.8) ** 2) / 0.5
+    return jnp.logaddexp(wide, narrow)
+
+
+def _exact_draws(num):
+    rng = np.random.default_rng(4)
+    wide = rng.uniform(size=(num, 1)) < 0.3
+    noise = rng.normal(size=(num, 2))
+    return jnp.asarray(np.where(wide, 1.0 + 0.8 * noise, -0.8 + 0.5 * noise))
+
+
+EXACT_KERNELS = {
+    "random_walk": (Point.at, partial(random_walk_step, step_size=0.5)),
+    "mala": (Point.with_score, partial(mala_step, step_size=0.3)),
+    "hamiltonian": (
+        Point.with_score,
+        partial(hamiltonian_step, step_size=0.6, num_leapfrog=3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT_KERNELS)
+def test_adjusted_kernels_keep_their_law_for_large_steps(name):
+    """n = 20000 chains that start in the law, k = 4; about half is accepted."""
+    num = 20_000
+    start, step = EXACT_KERNELS[name]
+    x = _exact_draws(num)
+
+    @jax.jit
+    @jax.vmap
+    def move(key, x):
+        point = start(x, _log_density)
+        return run_chain(key, lambda k, p: step(k, p, _log_density), point, 4)
+
+    end = move(jax.random.split(KEY, num), x)
+    acceptance = np.mean(end.num_accepted) / 4
+    assert 0.3 < acceptance < 0.9
+    assert np.mean(np.any(end.x != x, axis=-1)) > 0.6
+    for statistic in (lambda v: v[:, 0], lambda v: v[:, 0] * v[:, 1], _is_narrow):
+        before, after = (np.asarray(statistic(v)) for v in (_exact_draws(num), end.x))
+        # Both ends are samples of the law: the difference has at most twice the spread.
+        bound = 2 * stat(num) * np.std(before)
+        assert abs(np.mean(after) - np.mean(before)) < bound
+
+
+def _is_narrow(x):
+    return jnp.sum((x + 0.8) ** 2, axis=-1) < 0.2
+
+
+@pytest.mark.usefixtures("x64")
+def test_leapfrog_is_reversible_and_of_second_order():
+    x, velocity = jnp.asarray([0.4, -0.3]), jnp.asarray([0.7, 1.1])
+    start = Point.with_score(x, _log_density)
+    end, fast = leapfrog(start, velocity, _log_density, 0.1, 20)
+    back, slow = leapfrog(end, -fast, _log_density, 0.1, 20)
+    chex.assert_trees_all_close((back.x, -slow), (x, velocity), **EXACT64)
+
+    def energy_error(step_size, num_steps):
+        point, v = leapfrog(start, velocity, _log_density, step_size, num_steps)
+        energy = jnp.sum(v**2) / 2 - point.log_density
+        return float(energy - jnp.sum(velocity**2) / 2 + start.log_density)
+
+    ratio = energy_error(0.02, 50) / energy_error(0.01, 100)
+    np.testing.assert_allclose(ratio, 4, rtol=0.02)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", EXACT_KERNELS)
+def test_nan_is_never_accepted(name):
+    start, step = EXACT_KERNELS[name]
+    point = start(jnp.asarray([0.1, 0.2]), _log_density)
+    moved = step(KEY, point, lambda x: jnp.nan * jnp.sum(x))
+    chex.assert_trees_all_equal(moved, point)

@@ -25,16 +25,21 @@ from diffctl.operators import (
 from diffctl.solvers import (
     DDNM,
     DDRM,
+    DDSMC,
     DOC,
     DPS,
+    FPSSMC,
     ILVR,
     MCG,
+    TDS,
     TMPD,
     ConjugatePiGDM,
     DDNMPlus,
+    MCGdiff,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     PiGDM,
+    PnPDM,
     ScoreSDE,
     SimplifiedDDNMPlus,
 )
@@ -216,5 +221,25 @@ SOLVERS: Mapping[str, SolverChoice] = {
     ),
     "tmpd": SolverChoice(
         "TMPD with row sums", _by_levels(lambda n: TMPD(grid=ddpm(n)), 100)
+    ),
+    "tds": SolverChoice(
+        "TDS, one of 16 particles",
+        _by_levels(lambda n: TDS.default(num_steps=n), 100),
+    ),
+    "mcgdiff": SolverChoice(
+        "MCGdiff with exact weights, one of 64 particles",
+        _by_levels(lambda n: MCGdiff.default(num_steps=n), 100),
+    ),
+    "fps_smc": SolverChoice(
+        "FPS-SMC on a known path, one of 20 particles",
+        _by_levels(lambda n: FPSSMC.default(num_steps=n), 100),
+    ),
+    "ddsmc": SolverChoice(
+        "DDSMC, one of 16 particles",
+        _by_levels(lambda n: DDSMC.default(num_steps=n), 200),
+    ),
+    "pnp_dm": SolverChoice(
+        "PnP-DM, split Gibbs sampling (steps: iterations)",
+        _by_levels(lambda n: PnPDM.default(num_iterations=n), 100),
     ),
 }

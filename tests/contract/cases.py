@@ -33,21 +33,32 @@ from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.solvers import (
     DDNM,
     DDRM,
+    DDSMC,
     DOC,
     DPS,
+    FPSSMC,
+    HMC,
     ILVR,
     MCG,
+    TDS,
     TMPD,
+    AnnealedMCMC,
     ConjugatePiGDM,
     DDNMPlus,
     DiagonalMoment,
     FullMoment,
+    GibbsSchedule,
     HutchinsonMoment,
+    LangevinLikelihood,
+    MCGdiff,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
+    PerturbedLikelihood,
     PiGDM,
+    PlainTwist,
+    PnPDM,
     ScoreSDE,
     SimplifiedDDNMPlus,
     TimeTravel,
@@ -259,6 +270,52 @@ def tmpd_hutchinson() -> TMPD:
     return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
 
 
+def tds() -> TDS:
+    return TDS(grid=grid(), num_particles=3)
+
+
+def tds_class() -> TDS:
+    return TDS(grid=grid(), num_particles=3, twist=PlainTwist(), guidance_scale=0.1)
+
+
+def ddsmc() -> DDSMC:
+    return DDSMC(grid=grid(), num_particles=4, chunk_size=2)
+
+
+def mcgdiff() -> MCGdiff:
+    return MCGdiff(grid=grid(), num_particles=3)
+
+
+def fps() -> FPSSMC:
+    return FPSSMC(grid=grid(), num_particles=3)
+
+
+def annealed_mala() -> AnnealedMCMC:
+    return AnnealedMCMC(grid=grid(2), num_sweeps=2, num_last=1)
+
+
+def annealed_hmc() -> AnnealedMCMC:
+    kernel = HMC(num_leapfrog=2)
+    return AnnealedMCMC(grid=grid(2), kernel=kernel, num_sweeps=2, num_last=1)
+
+
+def _gibbs_schedule() -> GibbsSchedule:
+    return GibbsSchedule.create([1.0, 0.5], grid())
+
+
+def pnp_dm() -> PnPDM:
+    return PnPDM(schedule=_gibbs_schedule())
+
+
+def pnp_dm_perturbed() -> PnPDM:
+    return PnPDM(schedule=_gibbs_schedule(), likelihood=PerturbedLikelihood())
+
+
+def pnp_dm_class() -> PnPDM:
+    likelihood = LangevinLikelihood(step_size=0.05, num_inner=3)
+    return PnPDM(schedule=_gibbs_schedule(), likelihood=likelihood)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
 
@@ -291,4 +348,14 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
+    Case("tds", tds, mixture, linear_gaussian),
+    Case("tds_class", tds_class, mixture, three_classes, **_TWIN),
+    Case("ddsmc", ddsmc, mixture, linear_gaussian),
+    Case("mcgdiff", mcgdiff, mixture, linear_gaussian),
+    Case("fps_smc", fps, mixture, linear_gaussian, **_TWIN),
+    Case("annealed_mala", annealed_mala, mixture, linear_gaussian, **_TWIN),
+    Case("annealed_hmc", annealed_hmc, mixture, linear_gaussian),
+    Case("pnp_dm", pnp_dm, mixture, linear_gaussian),
+    Case("pnp_dm_perturbed", pnp_dm_perturbed, mixture, linear_gaussian, **_TWIN),
+    Case("pnp_dm_class", pnp_dm_class, mixture, three_classes, **_TWIN),
 ]

@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from diffctl.core import DiffusionPrior
+from diffctl.core import DiffusionPrior, NoisyDensityPrior
 from diffctl.pytree import pytree_dataclass
 
 _counts: Counter[str] = Counter()
@@ -38,6 +38,16 @@ class CountingPrior(DiffusionPrior):
         return self.inner.denoise(_tally_p.bind(x, kind="fwd", times=1), sigma)
 
 
+@pytree_dataclass
+class CountingDensityPrior(CountingPrior, NoisyDensityPrior):
+    """The same for a prior with a density: an evaluation of it counts as a forward."""
+
+    inner: NoisyDensityPrior
+
+    def log_density(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        return self.inner.log_density(_tally_p.bind(x, kind="fwd", times=1), sigma)
+
+
 def counted(prior: Any) -> Any:
     """Return a prior in which every diffusion prior counts: itself, or parts of it."""
 
@@ -45,6 +55,8 @@ def counted(prior: Any) -> Any:
         return isinstance(node, DiffusionPrior)
 
     def wrap(node: Any) -> Any:
+        if isinstance(node, NoisyDensityPrior):
+            return CountingDensityPrior(inner=node)
         return CountingPrior(inner=node) if is_counted(node) else node
 
     return jax.tree.map(wrap, prior, is_leaf=is_counted)

@@ -75,7 +75,7 @@ class DDSMC(ParticleSolver):
     posterior's variance although the particles' weights were nearly equal.
 
     Args: see `ParticleSolver`, and
-        signal_std: s_d of r, ().
+        signal_std: s_d of r, (). Too large a value makes the weights heavy-tailed.
     """
 
     requires: ClassVar[tuple[type, type]] = (SpectralOperator, DiffusionPrior)
@@ -87,7 +87,7 @@ class DDSMC(ParticleSolver):
     )
 
     reverse: OneCallStep = PartialRenoise(eta=1.0)
-    signal_std: Any = 1.0
+    signal_std: Any = 0.5
 
     @classmethod
     def default(cls, *, num_steps: int = 200, num_particles: int = 16) -> "DDSMC":

@@ -33,8 +33,8 @@ from diffctl.solvers import driver
 from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.monte_carlo.memory import check_memory
 from diffctl.solvers.monte_carlo.resampling import (
-    Resampling,
     ResampleWhenDegenerate,
+    Resampling,
     ancestors,
     effective_sample_size,
     log_mean_weight,

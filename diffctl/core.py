@@ -84,6 +84,14 @@ class ConsistencyPrior(abc.ABC):
         """
 
 
+class NoisyDensityPrior(DiffusionPrior):
+    """A prior whose density can be evaluated at every noise level."""
+
+    @abc.abstractmethod
+    def log_density(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        """Return log p_sigma(x), (), up to a constant; `x` (*shape), `sigma` ()."""
+
+
 class ProximalPrior(abc.ABC):
     """A regulariser R that is known through its proximal map."""
 
@@ -285,6 +293,12 @@ class Solver(abc.ABC):
     @abc.abstractmethod
     def finalize(self, carry: Any, problem: Any, prior: Any) -> jax.Array:
         """Return the reconstruction, (*prior.shape)."""
+
+    def check(self, problem: Any, prior: Any) -> None:  # noqa: B027 (optional)
+        """Raise TypeError or ValueError on settings that cannot work together.
+
+        Runs on the host, before anything is compiled; arrays may be tracers.
+        """
 
     def calls_outside_steps(self) -> Calls:
         """Return the network calls made by `init` and `finalize` together."""

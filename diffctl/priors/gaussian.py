@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.core import DiffusionPrior
+from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass, static
@@ -25,7 +25,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @pytree_dataclass
-class GaussianPrior(DiffusionPrior):
+class GaussianPrior(NoisyDensityPrior):
     """A Gaussian signal with full covariance, the oracle for every solver.
 
     Signals may have any shape; matrices act on the flattened signal. The covariance may

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.core import DiffusionPrior
+from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.priors.gaussian import GaussianPrior
 from diffctl.pytree import pytree_dataclass, static
 
 
 @pytree_dataclass
-class GaussianMixturePrior(DiffusionPrior):
+class GaussianMixturePrior(NoisyDensityPrior):
     """A mixture of Gaussians with full covariances. Weights are kept in log space."""
 
     log_weights: jax.Array  # (K,), normalised

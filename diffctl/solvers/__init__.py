@@ -87,6 +87,38 @@ from diffctl.solvers.latent.stopping import MovingVariance as MovingVariance
 from diffctl.solvers.latent.stsl import STSL as STSL
 from diffctl.solvers.latent.wrapped import InLatentSpace as InLatentSpace
 from diffctl.solvers.mcg import MCG as MCG
+from diffctl.solvers.monte_carlo.annealed import HMC as HMC
+from diffctl.solvers.monte_carlo.annealed import MALA as MALA
+from diffctl.solvers.monte_carlo.annealed import AnnealedMCMC as AnnealedMCMC
+from diffctl.solvers.monte_carlo.ddsmc import DDSMC as DDSMC
+from diffctl.solvers.monte_carlo.ddsmc import PartialRenoise as PartialRenoise
+from diffctl.solvers.monte_carlo.memory import forecast_memory as forecast_memory
+from diffctl.solvers.monte_carlo.observed import FPSSMC as FPSSMC
+from diffctl.solvers.monte_carlo.observed import MCGdiff as MCGdiff
+from diffctl.solvers.monte_carlo.particles import Particles as Particles
+from diffctl.solvers.monte_carlo.particles import particles as particles
+from diffctl.solvers.monte_carlo.resampling import NeverResample as NeverResample
+from diffctl.solvers.monte_carlo.resampling import ResampleAlways as ResampleAlways
+from diffctl.solvers.monte_carlo.resampling import (
+    ResampleWhenDegenerate as ResampleWhenDegenerate,
+)
+from diffctl.solvers.monte_carlo.resampling import multinomial as multinomial
+from diffctl.solvers.monte_carlo.resampling import systematic as systematic
+from diffctl.solvers.monte_carlo.split_gibbs import GibbsSchedule as GibbsSchedule
+from diffctl.solvers.monte_carlo.split_gibbs import (
+    LangevinLikelihood as LangevinLikelihood,
+)
+from diffctl.solvers.monte_carlo.split_gibbs import (
+    PerturbedLikelihood as PerturbedLikelihood,
+)
+from diffctl.solvers.monte_carlo.split_gibbs import PnPDM as PnPDM
+from diffctl.solvers.monte_carlo.split_gibbs import (
+    SpectralLikelihood as SpectralLikelihood,
+)
+from diffctl.solvers.monte_carlo.tds import TDS as TDS
+from diffctl.solvers.monte_carlo.twists import IsotropicTwist as IsotropicTwist
+from diffctl.solvers.monte_carlo.twists import PlainTwist as PlainTwist
+from diffctl.solvers.monte_carlo.twists import SpectralTwist as SpectralTwist
 from diffctl.solvers.pigdm import NoiselessPiGDM as NoiselessPiGDM
 from diffctl.solvers.pigdm import NonlinearPiGDM as NonlinearPiGDM
 from diffctl.solvers.pigdm import PiGDM as PiGDM

@@ -19,10 +19,12 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
     Raises:
         TypeError: operator, prior or noise lack a capability that the solver needs;
             names solvers that do without it.
-        ValueError: the problem is malformed, see `validate_problem`.
+        ValueError: the problem is malformed, see `validate_problem`, or settings of the
+            solver cannot work with it.
     """
     check_capabilities(problem, prior, solver)
     validate_problem(problem, prior.shape)
+    solver.check(problem, prior)
 
 
 def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:

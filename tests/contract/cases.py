@@ -44,17 +44,22 @@ from diffctl.solvers import (
     DDNM,
     DDRM,
     DDS,
+    DDSMC,
     DOC,
     DPS,
+    FPSSMC,
+    HMC,
     ILVR,
     LDPS,
     MALA,
     MCG,
     PSLD,
     STSL,
+    TDS,
     TMPD,
     AmortisedMean,
     AmortisedSample,
+    AnnealedMCMC,
     ConditionalSampling,
     ConjugatePiGDM,
     ConsistencyCSGM,
@@ -70,19 +75,25 @@ from diffctl.solvers import (
     FlowMAP,
     FlowToLevel,
     FullMoment,
+    GibbsSchedule,
     Hamiltonian,
     HutchinsonMoment,
     InLatentSpace,
     JointMAP,
     Langevin,
+    LangevinLikelihood,
     LatentChain,
     LatentMAP,
+    MCGdiff,
     MovingVariance,
     NoiselessPiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     NonlinearPiGDM,
+    PerturbedLikelihood,
     PiGDM,
+    PlainTwist,
+    PnPDM,
     REDDiff,
     ReSample,
     ScoreLaw,
@@ -410,6 +421,52 @@ def conditional_sampling() -> ConditionalSampling:
     return ConditionalSampling(grid=grid(), features=measurement_features)
 
 
+def tds() -> TDS:
+    return TDS(grid=grid(), num_particles=3)
+
+
+def tds_class() -> TDS:
+    return TDS(grid=grid(), num_particles=3, twist=PlainTwist(), guidance_scale=0.1)
+
+
+def ddsmc() -> DDSMC:
+    return DDSMC(grid=grid(), num_particles=4, chunk_size=2)
+
+
+def mcgdiff() -> MCGdiff:
+    return MCGdiff(grid=grid(), num_particles=3)
+
+
+def fps() -> FPSSMC:
+    return FPSSMC(grid=grid(), num_particles=3)
+
+
+def annealed_mala() -> AnnealedMCMC:
+    return AnnealedMCMC(grid=grid(2), num_sweeps=2, num_last=1)
+
+
+def annealed_hmc() -> AnnealedMCMC:
+    kernel = HMC(num_leapfrog=2)
+    return AnnealedMCMC(grid=grid(2), kernel=kernel, num_sweeps=2, num_last=1)
+
+
+def _gibbs_schedule() -> GibbsSchedule:
+    return GibbsSchedule.create([1.0, 0.5], grid())
+
+
+def pnp_dm() -> PnPDM:
+    return PnPDM(schedule=_gibbs_schedule())
+
+
+def pnp_dm_perturbed() -> PnPDM:
+    return PnPDM(schedule=_gibbs_schedule(), likelihood=PerturbedLikelihood())
+
+
+def pnp_dm_class() -> PnPDM:
+    likelihood = LangevinLikelihood(step_size=0.05, num_inner=3)
+    return PnPDM(schedule=_gibbs_schedule(), likelihood=likelihood)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 
 
@@ -577,4 +634,14 @@ CASES = [
         linear_gaussian,
         **_TWIN,
     ),
+    Case("tds", tds, mixture, linear_gaussian),
+    Case("tds_class", tds_class, mixture, three_classes, **_TWIN),
+    Case("ddsmc", ddsmc, mixture, linear_gaussian),
+    Case("mcgdiff", mcgdiff, mixture, linear_gaussian),
+    Case("fps_smc", fps, mixture, linear_gaussian, **_TWIN),
+    Case("annealed_mala", annealed_mala, mixture, linear_gaussian, **_TWIN),
+    Case("annealed_hmc", annealed_hmc, mixture, linear_gaussian),
+    Case("pnp_dm", pnp_dm, mixture, linear_gaussian),
+    Case("pnp_dm_perturbed", pnp_dm_perturbed, mixture, linear_gaussian, **_TWIN),
+    Case("pnp_dm_class", pnp_dm_class, mixture, three_classes, **_TWIN),
 ]

@@ -19,6 +19,7 @@ from diffctl.core import (
     GenerativePrior,
     InvertiblePrior,
     LogDensityPrior,
+    NoisyDensityPrior,
 )
 from diffctl.pytree import pytree_dataclass
 
@@ -58,6 +59,16 @@ class CountingDiffusion(_Counting, DiffusionPrior):
 
     def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         return self.inner.denoise(_seen(x), sigma)
+
+
+@pytree_dataclass
+class CountingNoisyDensity(CountingDiffusion, NoisyDensityPrior):
+    """An evaluation of the density counts as a forward."""
+
+    inner: NoisyDensityPrior
+
+    def log_density(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        return self.inner.log_density(_seen(x), sigma)
 
 
 @pytree_dataclass
@@ -149,6 +160,7 @@ _WRAPPERS: dict[type, Any] = {
     AmortisedSampler: CountingSampler,
     ConditionalDiffusion: CountingConditional,
     ConsistencyPrior: CountingConsistency,
+    NoisyDensityPrior: CountingNoisyDensity,
     DiffusionPrior: CountingDiffusion,
 }
 

@@ -1,0 +1,101 @@
+"""Annealed chains: exact at every step size, and able to change modes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.core import DiffusionPrior
+from diffctl.diffusion import NoiseGrid, NoiseLevel
+from diffctl.operators import DenseMatrix, GaussianNoise, Problem
+from diffctl.priors import GaussianMixturePrior
+from diffctl.pytree import pytree_dataclass
+from diffctl.solvers import solve
+from diffctl.solvers.monte_carlo.annealed import HMC, MALA, AnnealedMCMC, Chain
+from tests.solvers.bed import NOISE_STD, SIZE, bed
+from tests.solvers.monte_carlo.model import Law
+from tests.tolerances import stat
+
+KEY = jax.random.key(2)
+DRAWS = 4000
+
+
+def _level(sigma):
+    sigma = jnp.asarray(sigma)
+    return NoiseLevel(sigma=sigma, scale=jnp.ones_like(sigma), time=sigma)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "kernel",
+    [MALA(step_size=1.2), HMC(step_size=1.4, num_leapfrog=3)],
+    ids=["mala", "hmc"],
+)
+def test_steps_of_any_size_leave_the_annealed_posterior_invariant(kernel):
+    """From exact draws; without acceptance the variance would more than double."""
+    law, sigma = bed(), 0.8
+    prior = Law(law.mean, law.covariance + sigma**2 * np.eye(SIZE))
+    spread = NOISE_STD**2 * np.eye(law.y.size) + sigma**2 * law.matrix @ law.matrix.T
+    exact = prior.given(law.matrix, law.y, spread)
+    solver = AnnealedMCMC(grid=NoiseGrid.from_sigmas([sigma]), kernel=kernel)
+    root = np.linalg.cholesky(exact.covariance)
+    white = np.random.default_rng(0).normal(size=(DRAWS, SIZE))
+    starts = jnp.asarray(exact.mean + white @ root.T)
+
+    @jax.jit
+    @jax.vmap
+    def sweep(key, x):
+        chain = Chain(x=x, log_density=jnp.zeros(()))
+        at = (_level(sigma), _level(sigma), key)
+        moved, trace = solver.step(chain, at, law.problem(), law.prior())
+        return moved.x, trace.extra
+
+    x, accepted = sweep(jax.random.split(KEY, DRAWS), starts)
+    assert 0.3 < jnp.mean(accepted) < 0.97
+    std = np.sqrt(np.diag(exact.covariance))
+    assert np.all(np.abs(np.mean(x, axis=0) - exact.mean) < stat(DRAWS) * std)
+    error = np.abs(np.cov(x.T) - exact.covariance)
+    assert np.all(error < stat(DRAWS) * np.sqrt(2) * np.outer(std, std))
+    assert np.max(np.abs(x - starts)) > 0.5
+
+
+@pytest.mark.usefixtures("x64")
+def test_annealing_finds_the_weights_of_the_modes():
+    """Two modes that the measurement weights 0.82 to 0.18; a low level alone cannot."""
+    means = [[-1.5, 0.3], [1.5, 0.1]]
+    prior = GaussianMixturePrior.from_moments(
+        [0.75, 0.25], means, [0.05 * np.eye(2)] * 2
+    )
+    matrix = jnp.asarray([[0.2, 1.0]])
+    problem = Problem(
+        y=jnp.asarray([0.1]),
+        operator=DenseMatrix.from_array(matrix),
+        noise=GaussianNoise(std=0.2),
+    )
+    posterior = prior.posterior(problem.y, matrix, 0.2)
+    exact = float(jnp.exp(posterior.log_weights[0]))
+    shares = []
+    for sigmas in (np.geomspace(6.0, 0.1, 20), np.geomspace(0.12, 0.1, 20)):
+        solver = AnnealedMCMC(grid=NoiseGrid.from_sigmas(sigmas), num_sweeps=8)
+        keys = jax.random.split(KEY, 1000)
+        x = jax.vmap(lambda k, s=solver: solve(k, problem, prior, s).x)(keys)
+        shares.append(float(jnp.mean(x[:, 0] < 0)))
+    error = np.abs(np.asarray(shares) - exact)
+    assert error[0] < stat(1000) * np.sqrt(exact * (1 - exact))
+    assert error[1] > 2 * stat(1000) * np.sqrt(exact * (1 - exact))
+
+
+@pytree_dataclass
+class _Denoiser(DiffusionPrior):
+    shape = (SIZE,)
+
+    def denoise(self, x, sigma):
+        return x
+
+
+def test_a_prior_without_a_density_is_refused():
+    solver = AnnealedMCMC(grid=NoiseGrid.from_sigmas([1.0]))
+    with pytest.raises(
+        TypeError, match="AnnealedMCMC needs a NoisyDensityPrior as pri"
+    ):
+        solve(KEY, bed().problem(), _Denoiser(), solver)

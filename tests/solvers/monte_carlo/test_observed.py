@@ -1,0 +1,147 @@
+"""MCGdiff and FPS-SMC: factors in measured directions, against exact Gaussian laws."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.diffusion import VP, Ancestral, NoiseGrid, vp_uniform
+from diffctl.operators import GaussianNoise, Mask, Problem
+from diffctl.solvers.monte_carlo.observed import (
+    FPSSMC,
+    Filter,
+    MCGdiff,
+    PathObservation,
+    renoised_path,
+)
+from diffctl.solvers.monte_carlo.particles import particles
+from diffctl.solvers.monte_carlo.resampling import ResampleAlways
+from tests.solvers.bed import SIZE, bed
+from tests.solvers.monte_carlo.model import Law, moments, push, scalar, start, steps
+from tests.tolerances import stat
+
+KEY = jax.random.key(6)
+GAIN, STD, Y = 0.8, 0.3, 0.2
+LEVEL = STD / GAIN  # sigma at which y / GAIN is a noisy signal
+
+
+def _released():
+    """The scalar problem on which the public code counts its measurement twice."""
+    return scalar(1.5, 0.5, GAIN, STD, Y)
+
+
+def _observed_at_the_level(prior, levels, kappa):
+    """Condition the discretised model on y at the last level above LEVEL."""
+    law = start(prior, levels)
+    observed = False
+    for i, step in enumerate(steps(prior, Ancestral(), levels)):
+        sigma = float(levels.sigma[i])
+        below = float(levels.sigma[i + 1]) < LEVEL
+        if below and not observed:
+            variance = sigma**2 - LEVEL**2 + kappa * (1 + LEVEL**2)
+            law = law.given(np.eye(1), np.asarray([Y / GAIN]), variance * np.eye(1))
+            observed = True
+        law = push(law, *step)
+    return law
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_small_kappa_without_the_likelihood_gives_the_posterior():
+    prior, problem = _released()
+    levels = vp_uniform(200, VP(beta_min=0.1, beta_max=25.0))
+    implied = _observed_at_the_level(prior, levels, 1e-4)
+    # The posterior is N(0.5244, 0.1098); steps of finite size make it narrower.
+    np.testing.assert_allclose(implied.mean, 0.5244, atol=0.03)
+    np.testing.assert_allclose(implied.covariance, 0.1098, atol=0.03)
+    solver = MCGdiff.path_observation(grid=levels, num_particles=5000)
+    mean, variance = moments(particles(KEY, problem, prior, solver))
+    exact = float(implied.covariance[0, 0])
+    assert abs(mean - implied.mean[0]) < stat(2500) * np.sqrt(exact)
+    assert abs(variance - exact) < stat(2500) * np.sqrt(2) * exact
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_released_code_counts_the_measurement_twice():
+    """Near (0.4041, 0.0616) instead of (0.5244, 0.1098)."""
+    prior, problem = _released()
+    levels = vp_uniform(100, VP(beta_min=0.1, beta_max=25.0))
+    solver = dataclasses.replace(MCGdiff.released_code(kappa=1e-6), grid=levels)
+    keys = jax.random.split(KEY, 200)
+    x = jax.vmap(lambda k: particles(k, problem, prior, solver).draw()[0])(keys)
+    # The public function itself, 300 runs of 64 particles: 0.422 and 0.052.
+    assert abs(float(jnp.mean(x)) - 0.422) < 1.5 * stat(200) * np.sqrt(0.052)
+    assert float(jnp.var(x)) < 0.08
+
+
+@pytest.mark.usefixtures("x64")
+def test_noise_free_measurements_are_met():
+    law = bed()
+    operator = Mask.from_array(jnp.asarray([True, False, True, False]), (SIZE,))
+    y = jnp.asarray([0.3, 0, -0.4, 0])
+    problem = Problem(y=y, operator=operator, noise=GaussianNoise(std=1e-4))
+    levels = NoiseGrid.from_sigmas(np.geomspace(10.0, 1e-3, 12))
+    solver = MCGdiff.path_observation(grid=levels, num_particles=100, kappa=1e-6)
+    found = particles(KEY, problem, law.prior(), solver)
+    error = jnp.abs(jax.vmap(operator)(found.x) - y[None, :])
+    # sqrt(kappa) and the last level, each 1e-3.
+    assert jnp.max(error) < 4 * np.sqrt(2) * 1e-3
+
+
+def _kalman(prior, solver, schedule):
+    """Filter the discretised model with the observations of every level."""
+    centre = np.asarray(jnp.concatenate([schedule[2].centre, schedule[3].centre[-1:]]))
+    variance = np.asarray(schedule[2].variance)
+    active = np.asarray(schedule[2].active)
+    law = start(prior, solver.grid)
+    for i, step in enumerate(steps(prior, solver.reverse, solver.grid)):
+        if active[i, 0]:
+            law = law.given(np.eye(1), centre[i], np.diag(variance[i]))
+        law = push(law, *step)
+    return law
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_filter_of_the_paper_is_a_kalman_filter():
+    prior, problem = _released()
+    levels = NoiseGrid.from_sigmas(np.geomspace(10.0, 0.02, 12))
+    solver = dataclasses.replace(
+        FPSSMC.paper(num_particles=2000), grid=levels, resampling=ResampleAlways()
+    )
+    assert (solver.path, type(solver.accounting)) == (renoised_path, Filter)
+    schedule = solver.init(KEY, problem, prior)[1][0]
+    law = _kalman(prior, solver, schedule)
+    law = law.given(np.asarray([[GAIN]]), np.asarray([Y]), STD**2 * np.eye(1))
+    mean, variance = moments(particles(KEY, problem, prior, solver))
+    exact = float(law.covariance[0, 0])
+    assert abs(mean - law.mean[0]) < stat(500) * np.sqrt(exact)
+    assert abs(variance - exact) < stat(500) * np.sqrt(2) * exact
+    assert exact < 0.1098 / 2  # far narrower than the posterior
+
+
+@pytest.mark.usefixtures("x64")
+def test_known_paths_lead_to_the_posterior_on_average():
+    """Each path gives a law of its own; their mixture is that of `_observed`."""
+    prior, problem = _released()
+    levels = vp_uniform(100, VP(beta_min=0.1, beta_max=25.0))
+    solver = FPSSMC(grid=levels, num_particles=1)
+    keys = jax.random.split(KEY, 1000)
+    x = jax.vmap(lambda k: particles(k, problem, prior, solver).x[0, 0])(keys)
+    law = None
+    for i, step in enumerate(steps(prior, Ancestral(), levels)):
+        if float(levels.sigma[i + 1]) < LEVEL and law is None:
+            spread = float(levels.sigma[i]) ** 2 - LEVEL**2
+            law = Law(np.asarray([Y / GAIN]), spread * np.eye(1))
+        law = law if law is None else push(law, *step)
+    exact = float(law.covariance[0, 0])
+    assert abs(float(jnp.mean(x)) - law.mean[0]) < stat(1000) * np.sqrt(exact)
+    assert abs(float(jnp.var(x)) - exact) < stat(1000) * np.sqrt(2) * exact
+    np.testing.assert_allclose([law.mean[0], exact], [0.5244, 0.1098], atol=0.03)
+
+
+def test_published_settings():
+    released = MCGdiff.released_code()
+    assert (released.kappa, released.num_particles) == (1e-4, 64)
+    quiet = MCGdiff.path_observation(grid=released.grid)
+    assert isinstance(quiet.accounting, PathObservation)

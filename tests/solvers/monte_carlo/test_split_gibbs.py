@@ -1,0 +1,132 @@
+"""Split Gibbs sampling against its exact recursion and its exact stationary law."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.diffusion import Ancestral, NoiseGrid, geometric
+from diffctl.operators import FunctionOperator
+from diffctl.solvers import solve
+from diffctl.solvers.monte_carlo.split_gibbs import (
+    GibbsSchedule,
+    LangevinLikelihood,
+    PerturbedLikelihood,
+    PnPDM,
+    SpectralLikelihood,
+)
+from tests.solvers.bed import NOISE_STD, SIZE, bed, mixture
+from tests.solvers.monte_carlo.model import Law, push, s1, step_of
+from tests.tolerances import stat
+
+KEY = jax.random.key(9)
+DRAWS = 4000
+H, STD, Y = 0.7, 0.5, 1.2
+
+
+def _sweep(law, prior, rho, rows):
+    """Push a scalar law through the likelihood step and the steps of the prior."""
+    precision = H**2 / STD**2 + 1 / rho**2
+    slope = 1 / (rho**2 * precision) * np.eye(1)
+    offset = np.asarray([H * Y / (STD**2 * precision)])
+    law = push(law, slope, offset, 1 / precision)
+    for step in rows:
+        law = push(law, *step)
+    return law
+
+
+def _prior_steps(prior, schedule):
+    count = int(np.flatnonzero(np.asarray(schedule.next.sigma) == 0)[0]) + 1
+    levels = [
+        jax.tree.map(lambda leaf, i=i: leaf[i], (schedule.now, schedule.next))
+        for i in range(count)
+    ]
+    return [step_of(prior, Ancestral(), *pair) for pair in levels]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("rho", "mean", "variance"),
+    [
+        (1.0, 0.500870, 0.214493),
+        (0.3, 0.715867, 0.176488),
+        (0.1, 0.759062, 0.168853),
+    ],
+)
+def test_the_stationary_law_is_that_of_more_noise(rho, mean, variance):
+    """With noise s_y^2 + rho^2 h^2; here by its recursion, for fine steps."""
+    prior, _ = s1()
+    ends = []
+    for count in (50, 100):
+        grid = geometric(count, rho / 100, rho / 1.001)
+        rows = _prior_steps(prior, GibbsSchedule.create([rho], grid))
+        law = Law(np.zeros(1), np.eye(1))
+        for _ in range(300):
+            law = _sweep(law, prior, rho, rows)
+        ends.append(np.asarray([law.mean[0], law.covariance[0, 0]]))
+    # Errors of first order, 6 % of the variance, cancel; of second order is left.
+    np.testing.assert_allclose(2 * ends[1] - ends[0], [mean, variance], rtol=0.01)
+
+
+@pytest.mark.usefixtures("x64")
+def test_chains_follow_the_recursion():
+    prior, problem = s1()
+    rhos = [1.0, 0.5, 0.5]
+    levels = NoiseGrid.from_sigmas(np.geomspace(0.4, 0.02, 6))
+    solver = PnPDM(schedule=GibbsSchedule.create(rhos, levels))
+    keys = jax.random.split(KEY, DRAWS)
+    found = jax.vmap(lambda k: solve(k, problem, prior, solver).x[0])(keys)
+    law = Law(np.zeros(1), np.eye(1))
+    for rho in rhos:
+        one = GibbsSchedule.create([rho], levels)
+        law = _sweep(law, prior, rho, _prior_steps(prior, one))
+    exact = law.covariance[0, 0]
+    assert abs(found.mean() - law.mean[0]) < stat(DRAWS) * np.sqrt(exact)
+    assert abs(found.var() - exact) < stat(DRAWS) * np.sqrt(2) * exact
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        SpectralLikelihood(),
+        PerturbedLikelihood(),
+        LangevinLikelihood(step_size=2e-3, num_inner=400),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_likelihood_steps_draw_from_the_conditional_law(likelihood):
+    law, rho, x = bed(), 0.5, np.linspace(-1, 1, SIZE)
+    precision = law.matrix.T @ law.matrix / NOISE_STD**2 + np.eye(SIZE) / rho**2
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ (law.matrix.T @ law.y / NOISE_STD**2 + x / rho**2)
+    keys = jax.random.split(KEY, 3000)
+    draw = jax.jit(jax.vmap(likelihood, in_axes=(0, None, None, None)))
+    z = np.asarray(draw(keys, law.problem(), jnp.asarray(x), jnp.asarray(rho)))
+    std = np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(z.mean(0) - mean) < stat(3000) * std)
+    # The Langevin steps widen the stiffest direction by 1 / (1 - h P / 2): 5 %.
+    scale = np.outer(std, std) * (1 + 0.05 * isinstance(likelihood, LangevinLikelihood))
+    assert np.all(np.abs(np.cov(z.T) - covariance) < stat(3000) * np.sqrt(2) * scale)
+
+
+def test_published_numbers_of_network_calls():
+    """3032 and 2482 in 100 iterations; 64 in the first."""
+    for rho_min, calls in ((0.3, 3032), (0.1, 2482)):
+        solver = PnPDM.released_code(rho_min=rho_min)
+        assert solver.schedule.rho.size == calls
+        ends = np.flatnonzero(np.asarray(solver.ends_of_iterations()))
+        assert (ends.size, ends[0] + 1, ends[-1] + 1) == (100, 64, calls)
+
+
+def test_what_it_cannot_do_is_said():
+    levels = NoiseGrid.from_sigmas([0.4, 0.1])
+    with pytest.raises(ValueError, match="Raise rho_min or lower the grid"):
+        GibbsSchedule.create([1.0, 0.05], levels)
+    solver = PnPDM(schedule=GibbsSchedule.create([0.2], levels))
+    operator = FunctionOperator.create(jnp.tanh, (SIZE,))
+    problem = dataclasses.replace(bed().problem(), operator=operator, y=jnp.zeros(SIZE))
+    with pytest.raises(TypeError, match="SpectralLikelihood needs a SpectralOperator"):
+        solve(KEY, problem, mixture(), solver)

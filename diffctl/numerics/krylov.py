@@ -47,9 +47,9 @@ def conjugate_gradient(
             machine epsilon if left out.
 
     Returns:
-        x, of the structure of `b`; differentiable in forward and reverse mode with
-        respect to `b` and to what `matvec` closes over. Raises `ValueError` if
-        `num_steps` is less than 1.
+        x, of the structure of `b`, NaN if `b` is not finite; differentiable in forward
+        and reverse mode with respect to `b` and to what `matvec` closes over. Raises
+        `ValueError` if `num_steps` is less than 1.
     """
     _check_budget(num_steps)
 
@@ -159,7 +159,9 @@ def _iterate(matvec: Map, b: Any, num_steps: int, tol: float | None) -> Any:
     zero = jax.tree.map(jnp.zeros_like, b)
     start = _State(zero, b, b, b_squared, jnp.zeros_like(b_squared))
     final, _ = lax.scan(step, start, None, length=num_steps)
-    return final.x
+    # No comparison holds for a NaN, so that the zero of the start would be the answer.
+    solved = jnp.isfinite(b_squared)
+    return jax.tree.map(lambda leaf: jnp.where(solved, leaf, jnp.nan), final.x)
 
 
 def _check_budget(num_steps: int) -> None:

@@ -29,15 +29,28 @@ from diffctl.operators import (
     GaussianNoise,
     Problem,
 )
-from diffctl.priors import GaussianMixturePrior, GaussianPrior
+from diffctl.priors import (
+    DenoiserProx,
+    GaussianMixturePrior,
+    GaussianPrior,
+    Quadratic,
+    Sparsity,
+    TotalVariation,
+)
 from diffctl.solvers import (
+    ADMM,
     DDNM,
     DDRM,
     DOC,
     DPS,
+    FISTA,
+    HQS,
     ILVR,
+    ISTA,
     MCG,
+    RED,
     TMPD,
+    ChambollePock,
     ConjugatePiGDM,
     DDNMPlus,
     DiagonalMoment,
@@ -50,6 +63,7 @@ from diffctl.solvers import (
     PiGDM,
     ScoreSDE,
     SimplifiedDDNMPlus,
+    Tikhonov,
     TimeTravel,
     doc_presets,
 )
@@ -259,8 +273,53 @@ def tmpd_hutchinson() -> TMPD:
     return TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=3))
 
 
+def network_denoiser() -> DenoiserProx:
+    return DenoiserProx(prior=mixture(), weight=0.8)
+
+
+def total_variation() -> TotalVariation:
+    return TotalVariation.isotropic((SIZE,), 0.5, axes=(0,))
+
+
+def sparsity() -> Sparsity:
+    return Sparsity.wavelets((SIZE,), 0.2, num_axes=1, num_levels=1)
+
+
+def quadratic() -> Quadratic:
+    return Quadratic.create((SIZE,), 0.7, reference=_rng(9).normal(size=SIZE))
+
+
+def admm() -> ADMM:
+    return ADMM(num_steps=3, penalty=2.0, final_penalty=5.0, num_inner=SIZE)
+
+
+def hqs() -> HQS:
+    return HQS(num_steps=3, penalty=2.0, final_penalty=5.0, num_inner=SIZE)
+
+
+def red() -> RED:
+    return RED(num_steps=3, penalty=2.0, final_penalty=5.0)
+
+
+def ista() -> ISTA:
+    return ISTA(num_steps=3)
+
+
+def fista() -> FISTA:
+    return FISTA(num_steps=3)
+
+
+def chambolle_pock() -> ChambollePock:
+    return ChambollePock(num_steps=4)
+
+
+def tikhonov() -> Tikhonov:
+    return Tikhonov(num_steps=1, num_inner=SIZE)
+
+
 _SEARCH = {"calls_depend_on_batch": True}
 _TWIN = {"twin": True}
+_FIXED = {"deterministic": True}
 
 CASES = [
     Case("dps", dps, gaussian, linear_gaussian),
@@ -291,4 +350,12 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
+    Case("tikhonov", tikhonov, quadratic, linear_gaussian, **_FIXED),
+    Case("admm_tv", admm, total_variation, linear_gaussian, **_FIXED),
+    Case("admm_pnp", admm, network_denoiser, linear_gaussian, **_FIXED, **_TWIN),
+    Case("hqs", hqs, network_denoiser, linear_gaussian, **_FIXED),
+    Case("red", red, network_denoiser, linear_gaussian, **_FIXED, **_TWIN),
+    Case("ista", ista, sparsity, linear_gaussian, **_FIXED, **_TWIN),
+    Case("fista", fista, sparsity, linear_gaussian, **_FIXED),
+    Case("chambolle_pock", chambolle_pock, total_variation, linear_gaussian, **_FIXED),
 ]

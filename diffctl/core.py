@@ -93,13 +93,49 @@ class NoisyDensityPrior(DiffusionPrior):
 
 
 class ProximalPrior(abc.ABC):
-    """A regulariser R that is known through its proximal map."""
+    """A regulariser R(x) = F(K x), K linear, that is known through proximal maps.
+
+    R includes its weight: the energy to minimise is -log p(y | x) + R(x). K is the
+    identity unless a subclass overrides the `analysis` methods, which it does where F
+    has a simpler proximal map than R (total variation: K are the differences). Solvers
+    that split off K x use these methods, the others `prox`.
+    """
 
     shape: tuple[int, ...]
 
     @abc.abstractmethod
     def prox(self, x: jax.Array, step: jax.Array) -> jax.Array:
         """Return argmin_z step * R(z) + |z - x|^2 / 2."""
+
+    def prox_calls(self) -> "Calls":
+        """Return the network calls of one `prox` (or `analysis_prox`)."""
+        return Calls()
+
+    def analysis(self, x: jax.Array) -> jax.Array:
+        """Return K x, one array of any shape."""
+        return x
+
+    def analysis_adjoint(self, z: jax.Array) -> jax.Array:
+        """Return K^T z, (*shape)."""
+        return z
+
+    def analysis_prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
+        """Return argmin_w step * F(w) + |w - z|^2 / 2, of the shape of K x."""
+        return self.prox(z, step)
+
+    def analysis_norm(self) -> Any:
+        """Return a bound of the largest singular value of K, ()."""
+        return 1.0
+
+
+class QuadraticPrior(ProximalPrior):
+    """R(x) = weight / 2 |K x - target|^2: a Gaussian log density.
+
+    Problems with a linear operator and white noise then have a solution in closed form.
+    """
+
+    weight: Any  # ()
+    target: jax.Array  # of the shape of K x
 
 
 class ScorePrior(abc.ABC):

@@ -59,12 +59,15 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
     unfinished = Unfinished.start(
         command.out, settings, resume=command.resume, overwrite=command.overwrite
     )
-    solve = partial(_solve, unfinished, solver_key, posed, prior, solver)
+    adapted = choice.adapt(prior)
+    solve = partial(_solve, unfinished, solver_key, posed, adapted, solver)
     with terminal.progress() as progress:
         bar = progress.add_task("compiling", total=None)
         spent = interruptible(lambda: timed(partial(solve, progress, bar)))
     check(spent.result)
     document = _document(settings, posed, prior, solver, spent)
+    if adapted is not prior:
+        document["regulariser"] = manifest.describe(adapted)
     with new_folder(command.out, overwrite=command.overwrite) as scratch:
         _write(scratch, command, posed, spent.result, document)
     unfinished.remove()
@@ -107,7 +110,7 @@ def _solve(
     unfinished: Unfinished,
     key: jax.Array,
     posed: Posed,
-    prior: NetworkPrior,
+    prior: Any,
     solver: Solver,
     progress: Progress,
     bar: TaskID,

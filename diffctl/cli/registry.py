@@ -22,8 +22,17 @@ from diffctl.operators import (
     gaussian_kernel,
     motion_kernel,
 )
+from diffctl.priors import (
+    CycleSpinning,
+    DenoiserProx,
+    NonLocalMeans,
+    Quadratic,
+    Sparsity,
+    TotalVariation,
+)
 from diffctl.solvers import (
     DAPS,
+    ADMM,
     DDNM,
     DDRM,
     DDS,
@@ -34,7 +43,13 @@ from diffctl.solvers import (
     ILVR,
     MCG,
     TDS,
+    FISTA,
+    HQS,
+    ILVR,
+    MCG,
+    RED,
     TMPD,
+    ChambollePock,
     ConjugatePiGDM,
     DDNMPlus,
     DiffPIR,
@@ -53,6 +68,7 @@ from diffctl.solvers import (
     daps_grid,
     negative_log_likelihood,
     quadratic_grid,
+    Tikhonov,
 )
 from diffctl.solvers.conjugate_pigdm import few_steps
 from diffctl.solvers.ddnm import released_grid
@@ -60,6 +76,7 @@ from diffctl.solvers.latent.dmplug import three_levels
 
 Shape = tuple[int, int, int]
 Build = Callable[[str, Any, int | None], Solver]
+Adapt = Callable[[Any], Any]
 
 
 def _super_resolution(shape: Shape, key: jax.Array) -> LinearOperator:
@@ -117,6 +134,10 @@ TASKS: Mapping[str, Task] = {
 }
 
 
+def _as_it_is(prior: Any) -> Any:
+    return prior
+
+
 @dataclass(frozen=True)
 class SolverChoice:
     """A solver with the settings of some source.
@@ -124,10 +145,12 @@ class SolverChoice:
     Attributes:
         summary: one line for the user.
         build: `build(task name, prior, steps)`; `steps` is None for its own number.
+        adapt: diffusion prior -> the prior that the solver takes.
     """
 
     summary: str
     build: Build
+    adapt: Adapt = _as_it_is
 
 
 def _doc(task: str, prior: Any, steps: int | None) -> Solver:
@@ -183,6 +206,35 @@ def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
     return build
 
 
+def _iterative(solver: Solver) -> Build:
+    """Return a builder of a solver with its own number of iterations or another."""
+
+    def build(task: str, prior: Any, steps: int | None) -> Solver:
+        return _with_steps(solver, steps)
+
+    return build
+
+
+def _denoiser(prior: Any) -> DenoiserProx:
+    return DenoiserProx(prior=prior)
+
+
+def _total_variation(prior: Any) -> TotalVariation:
+    return TotalVariation.isotropic(prior.shape, weight=8.0)
+
+
+def _wavelets(prior: Any) -> CycleSpinning:
+    return CycleSpinning(inner=Sparsity.wavelets(prior.shape, weight=6.0))
+
+
+def _smoothness(prior: Any) -> Quadratic:
+    return Quadratic.smoothness(prior.shape, weight=20.0)
+
+
+def _non_local_means(prior: Any) -> NonLocalMeans:
+    return NonLocalMeans.create(prior.shape)
+
+
 def _with_steps(solver: Any, steps: int | None) -> Solver:
     return replace(solver, num_steps=_positive(steps, solver.num_steps))
 
@@ -194,6 +246,8 @@ def _positive(steps: int | None, default: int) -> int:
         raise ValueError(f"--steps is {steps}; expected at least 1.")
     return steps
 
+
+_TV_ADMM = ADMM(num_steps=100, penalty=20.0)
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "doc": SolverChoice("Diffusion Optimal Control, chosen by measurement", _doc),
@@ -305,5 +359,34 @@ SOLVERS: Mapping[str, SolverChoice] = {
     "pnp_dm": SolverChoice(
         "PnP-DM, split Gibbs sampling (steps: iterations)",
         _by_levels(lambda n: PnPDM.default(num_iterations=n), 100),
+    "pnp_admm": SolverChoice(
+        "plug-and-play ADMM with the network as denoiser",
+        _iterative(ADMM.plug_and_play()),
+        _denoiser,
+    ),
+    "pnp_hqs": SolverChoice(
+        "plug-and-play half-quadratic splitting", _iterative(HQS()), _denoiser
+    ),
+    "red": SolverChoice(
+        "regularisation by denoising with the network", _iterative(RED()), _denoiser
+    ),
+    "nlm_hqs": SolverChoice(
+        "half-quadratic splitting with non-local means, no network",
+        _iterative(HQS()),
+        _non_local_means,
+    ),
+    "tv_admm": SolverChoice(
+        "total variation by ADMM, no network", _iterative(_TV_ADMM), _total_variation
+    ),
+    "tv_chambolle_pock": SolverChoice(
+        "total variation by Chambolle-Pock, no network",
+        _iterative(ChambollePock()),
+        _total_variation,
+    ),
+    "wavelet_fista": SolverChoice(
+        "sparse Haar wavelets by FISTA, no network", _iterative(FISTA()), _wavelets
+    ),
+    "tikhonov": SolverChoice(
+        "smoothness in closed form, no network", _iterative(Tikhonov()), _smoothness
     ),
 }

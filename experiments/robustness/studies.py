@@ -132,7 +132,8 @@ def rows(
         for task, name, num_levels in product(source.tasks, solvers, levels):
             regrid = lookup("solver", name, GRIDS)
             own_task = _TASK_OF_VECTORS if study == "mixture" else task
-            solver: Any = SOLVERS[name].build(own_task, shipped, None)
+            choice = SOLVERS[name]
+            solver: Any = choice.build(own_task, shipped, None)
             solver = replace(solver, grid=regrid(solver.grid, num_levels))
             labels = {
                 "study": study,
@@ -141,4 +142,5 @@ def rows(
                 "levels": num_levels,
             }
             examples = source.examples(task)
-            yield Row(labels, source.prior, solver, examples, settings)
+            adapted = choice.adapt(source.prior)
+            yield Row(labels, adapted, solver, examples, settings)

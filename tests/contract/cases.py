@@ -41,6 +41,15 @@ from diffctl.priors import (
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
     DAPS,
+    DenoiserProx,
+    GaussianMixturePrior,
+    GaussianPrior,
+    Quadratic,
+    Sparsity,
+    TotalVariation,
+)
+from diffctl.solvers import (
+    ADMM,
     DDNM,
     DDRM,
     DDS,
@@ -61,6 +70,14 @@ from diffctl.solvers import (
     AmortisedSample,
     AnnealedMCMC,
     ConditionalSampling,
+    FISTA,
+    HQS,
+    ILVR,
+    ISTA,
+    MCG,
+    RED,
+    TMPD,
+    ChambollePock,
     ConjugatePiGDM,
     ConsistencyCSGM,
     ConsistencyRestoration,
@@ -99,6 +116,7 @@ from diffctl.solvers import (
     ScoreLaw,
     ScoreSDE,
     SimplifiedDDNMPlus,
+    Tikhonov,
     TimeTravel,
     VariationalPosterior,
     doc_presets,
@@ -465,6 +483,48 @@ def pnp_dm_perturbed() -> PnPDM:
 def pnp_dm_class() -> PnPDM:
     likelihood = LangevinLikelihood(step_size=0.05, num_inner=3)
     return PnPDM(schedule=_gibbs_schedule(), likelihood=likelihood)
+def network_denoiser() -> DenoiserProx:
+    return DenoiserProx(prior=mixture(), weight=0.8)
+
+
+def total_variation() -> TotalVariation:
+    return TotalVariation.isotropic((SIZE,), 0.5, axes=(0,))
+
+
+def sparsity() -> Sparsity:
+    return Sparsity.wavelets((SIZE,), 0.2, num_axes=1, num_levels=1)
+
+
+def quadratic() -> Quadratic:
+    return Quadratic.create((SIZE,), 0.7, reference=_rng(9).normal(size=SIZE))
+
+
+def admm() -> ADMM:
+    return ADMM(num_steps=3, penalty=2.0, final_penalty=5.0, num_inner=SIZE)
+
+
+def hqs() -> HQS:
+    return HQS(num_steps=3, penalty=2.0, final_penalty=5.0, num_inner=SIZE)
+
+
+def red() -> RED:
+    return RED(num_steps=3, penalty=2.0, final_penalty=5.0)
+
+
+def ista() -> ISTA:
+    return ISTA(num_steps=3)
+
+
+def fista() -> FISTA:
+    return FISTA(num_steps=3)
+
+
+def chambolle_pock() -> ChambollePock:
+    return ChambollePock(num_steps=4)
+
+
+def tikhonov() -> Tikhonov:
+    return Tikhonov(num_steps=1, num_inner=SIZE)
 
 
 _SEARCH = {"calls_depend_on_batch": True}
@@ -554,6 +614,7 @@ def consistency_restoration() -> ConsistencyRestoration:
 _SEARCH = {"calls_depend_on_batch": ("fwd",)}
 _LATE_START = {"calls_depend_on_batch": ("fwd", "vjp")}
 _TWIN = {"twin": True}
+_FIXED = {"deterministic": True}
 
 CASES = [
     Case("dps", dps, gaussian, linear_gaussian),
@@ -644,4 +705,12 @@ CASES = [
     Case("pnp_dm", pnp_dm, mixture, linear_gaussian),
     Case("pnp_dm_perturbed", pnp_dm_perturbed, mixture, linear_gaussian, **_TWIN),
     Case("pnp_dm_class", pnp_dm_class, mixture, three_classes, **_TWIN),
+    Case("tikhonov", tikhonov, quadratic, linear_gaussian, **_FIXED),
+    Case("admm_tv", admm, total_variation, linear_gaussian, **_FIXED),
+    Case("admm_pnp", admm, network_denoiser, linear_gaussian, **_FIXED, **_TWIN),
+    Case("hqs", hqs, network_denoiser, linear_gaussian, **_FIXED),
+    Case("red", red, network_denoiser, linear_gaussian, **_FIXED, **_TWIN),
+    Case("ista", ista, sparsity, linear_gaussian, **_FIXED, **_TWIN),
+    Case("fista", fista, sparsity, linear_gaussian, **_FIXED),
+    Case("chambolle_pock", chambolle_pock, total_variation, linear_gaussian, **_FIXED),
 ]

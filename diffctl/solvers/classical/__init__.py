@@ -1,0 +1,1 @@
+"""Solvers that minimise -log p(y | x) + R(x), with any regulariser or denoiser as R."""

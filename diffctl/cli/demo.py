@@ -16,7 +16,7 @@ from diffctl.cli.demo_results import Result, measure
 from diffctl.cli.devices import mesh_for
 from diffctl.cli.folders import check_free, first_free, new_folder
 from diffctl.cli.options import Demo
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import timed
 from diffctl.cli.worker import interruptible

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from diffctl.cli.demo_problems import Group
 from diffctl.cli.demo_results import Result
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Terminal
 from diffctl.report import Comparison, Page, Row, comparison_figure
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl import assets
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Restoration
 from diffctl.core import DiffusionPrior
 from diffctl.numerics.safe import safe_norm

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Restoration
 from diffctl.control import ExactFactors, LineSearch, LowRankBackward
 from diffctl.control import TrajectoryOptimizer as Optimizer

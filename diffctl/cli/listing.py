@@ -7,7 +7,8 @@ from rich.table import Table
 
 from diffctl import operators
 from diffctl.cli.options import List
-from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.operators import LinearOperator, Operator, SpectralOperator
 from diffctl.solvers.requirements import solver_classes

@@ -19,7 +19,8 @@ from diffctl.cli.folders import check_free, new_folder
 from diffctl.cli.images import check_shape, read_image
 from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
-from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Posed, Request
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import Timed, timed

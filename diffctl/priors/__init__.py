@@ -1,14 +1,14 @@
 """Knowledge about a clean signal: exact priors, networks, classical regularisers."""
 
+from diffctl.priors.adapters import CycleSpinning as CycleSpinning
+from diffctl.priors.adapters import DenoiserProx as DenoiserProx
+from diffctl.priors.adapters import RegularizedByDenoising as RegularizedByDenoising
 from diffctl.priors.consistency import (
     ConsistencyNetworkPrior as ConsistencyNetworkPrior,
 )
 from diffctl.priors.consistency import (
     GaussianConsistencyPrior as GaussianConsistencyPrior,
 )
-from diffctl.priors.adapters import CycleSpinning as CycleSpinning
-from diffctl.priors.adapters import DenoiserProx as DenoiserProx
-from diffctl.priors.adapters import RegularizedByDenoising as RegularizedByDenoising
 from diffctl.priors.gaussian import GaussianPrior as GaussianPrior
 from diffctl.priors.generative.amortised import ConditionalFlow as ConditionalFlow
 from diffctl.priors.generative.amortised import ConditionalNetwork as ConditionalNetwork

@@ -1,6 +1,14 @@
 """Algorithms: each a recipe for the one loop in `driver`."""
 
 from diffctl.solvers.batch import solve_batch as solve_batch
+from diffctl.solvers.classical.admm import ADMM as ADMM
+from diffctl.solvers.classical.chambolle_pock import ChambollePock as ChambollePock
+from diffctl.solvers.classical.chambolle_pock import in_unit_range as in_unit_range
+from diffctl.solvers.classical.hqs import HQS as HQS
+from diffctl.solvers.classical.proximal_gradient import FISTA as FISTA
+from diffctl.solvers.classical.proximal_gradient import ISTA as ISTA
+from diffctl.solvers.classical.red import RED as RED
+from diffctl.solvers.classical.tikhonov import Tikhonov as Tikhonov
 from diffctl.solvers.clean_space.clean_laws import FrozenScore as FrozenScore
 from diffctl.solvers.clean_space.clean_laws import NormalSurrogate as NormalSurrogate
 from diffctl.solvers.clean_space.clean_laws import ScoreLaw as ScoreLaw
@@ -35,14 +43,6 @@ from diffctl.solvers.clean_space.red_diff import (
     negative_log_likelihood as negative_log_likelihood,
 )
 from diffctl.solvers.clean_space.red_diff import squared_residual as squared_residual
-from diffctl.solvers.classical.admm import ADMM as ADMM
-from diffctl.solvers.classical.chambolle_pock import ChambollePock as ChambollePock
-from diffctl.solvers.classical.chambolle_pock import in_unit_range as in_unit_range
-from diffctl.solvers.classical.hqs import HQS as HQS
-from diffctl.solvers.classical.proximal_gradient import FISTA as FISTA
-from diffctl.solvers.classical.proximal_gradient import ISTA as ISTA
-from diffctl.solvers.classical.red import RED as RED
-from diffctl.solvers.classical.tikhonov import Tikhonov as Tikhonov
 from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM as ConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import NoisyConjugatePiGDM as NoisyConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import (

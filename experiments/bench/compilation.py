@@ -16,7 +16,8 @@ import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import diffctl
-from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Request
 task = "random_inpainting"
 prior = diffctl.assets.digits_prior()

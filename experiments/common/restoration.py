@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.cli.names import lookup
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Request, Restoration
 from diffctl.metrics import accuracy, psnr, ssim
 from diffctl.operators import Problem

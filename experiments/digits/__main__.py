@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffctl import assets
 from diffctl.cli.names import lookup
-from diffctl.cli.registry import SOLVERS
+from diffctl.cli.solver_table import SOLVERS
 from diffctl.cli.terminal import Terminal
 from diffctl.training.data import Dataset, to_unit_range
 from experiments.common import Restorations, Results, Row, command, run_rows

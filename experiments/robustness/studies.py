@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffctl import assets
 from diffctl.cli.names import lookup
-from diffctl.cli.registry import SOLVERS
+from diffctl.cli.solver_table import SOLVERS
 from diffctl.diffusion import NoiseGrid, ddpm, karras
 from diffctl.nets import Architecture
 from diffctl.priors import NetworkPrior

@@ -11,7 +11,8 @@ import pytest
 from diffctl import operators
 from diffctl.cli import exact_checks, main, network_checks, selfcheck
 from diffctl.cli.exact_checks import Finding
-from diffctl.cli.registry import SOLVERS, TASKS
+from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.task_table import TASKS
 from diffctl.core import Solver
 from tests.source import ROOT
 

@@ -17,7 +17,7 @@ from diffctl import assets
 from diffctl.cli import demo, options
 from diffctl.cli.demo_page import title_of
 from diffctl.cli.demo_problems import pose
-from diffctl.cli.registry import TASKS
+from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Restoration
 from diffctl.cli.terminal import Terminal
 from diffctl.nets import SmallClassifier

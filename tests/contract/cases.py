@@ -31,53 +31,46 @@ from diffctl.operators import (
     Problem,
 )
 from diffctl.priors import (
+    DenoiserProx,
     GaussianConsistencyPrior,
     GaussianMixturePrior,
     GaussianPrior,
     LinearAutoencoder,
+    Quadratic,
     SeverityEncoderPrior,
     SmoothedPrior,
-)
-from diffctl.pytree import pytree_dataclass
-from diffctl.solvers import (
-    DAPS,
-    DenoiserProx,
-    GaussianMixturePrior,
-    GaussianPrior,
-    Quadratic,
     Sparsity,
     TotalVariation,
 )
+from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
     ADMM,
+    DAPS,
     DDNM,
     DDRM,
     DDS,
     DDSMC,
     DOC,
     DPS,
+    FISTA,
     FPSSMC,
     HMC,
+    HQS,
     ILVR,
+    ISTA,
     LDPS,
     MALA,
     MCG,
     PSLD,
+    RED,
     STSL,
     TDS,
     TMPD,
     AmortisedMean,
     AmortisedSample,
     AnnealedMCMC,
-    ConditionalSampling,
-    FISTA,
-    HQS,
-    ILVR,
-    ISTA,
-    MCG,
-    RED,
-    TMPD,
     ChambollePock,
+    ConditionalSampling,
     ConjugatePiGDM,
     ConsistencyCSGM,
     ConsistencyRestoration,
@@ -483,6 +476,8 @@ def pnp_dm_perturbed() -> PnPDM:
 def pnp_dm_class() -> PnPDM:
     likelihood = LangevinLikelihood(step_size=0.05, num_inner=3)
     return PnPDM(schedule=_gibbs_schedule(), likelihood=likelihood)
+
+
 def network_denoiser() -> DenoiserProx:
     return DenoiserProx(prior=mixture(), weight=0.8)
 

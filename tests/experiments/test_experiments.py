@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl import assets
-from diffctl.cli.registry import SOLVERS
+from diffctl.cli.solver_table import SOLVERS
 from diffctl.metrics import psnr
 from diffctl.nets import Architecture
 from diffctl.priors import EDMPreconditioning, NetworkPrior

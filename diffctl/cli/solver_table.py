@@ -1,27 +1,12 @@
-"""Tasks and solvers by name: the tables that the command line chooses from.
+"""Solvers with settings by name, which the command line chooses from."""
 
-Sizes of blurs and boxes are those of DPS for 256 x 256 images, scaled with the image,
-but never so small that there is nothing left to do.
-"""
-
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-
-from diffctl.cli.tasks import Guidance, Restoration, Task
+from diffctl.cli.task_table import TASKS
 from diffctl.core import Solver
 from diffctl.diffusion import ddpm
-from diffctl.operators import (
-    BicubicSuperResolution,
-    Blur,
-    LinearOperator,
-    Mask,
-    gaussian_kernel,
-    motion_kernel,
-)
 from diffctl.priors import (
     CycleSpinning,
     DenoiserProx,
@@ -31,23 +16,21 @@ from diffctl.priors import (
     TotalVariation,
 )
 from diffctl.solvers import (
-    DAPS,
     ADMM,
+    DAPS,
     DDNM,
     DDRM,
     DDS,
     DDSMC,
     DOC,
     DPS,
-    FPSSMC,
-    ILVR,
-    MCG,
-    TDS,
     FISTA,
+    FPSSMC,
     HQS,
     ILVR,
     MCG,
     RED,
+    TDS,
     TMPD,
     ChambollePock,
     ConjugatePiGDM,
@@ -65,73 +48,17 @@ from diffctl.solvers import (
     SamplerCSGM,
     ScoreSDE,
     SimplifiedDDNMPlus,
+    Tikhonov,
     daps_grid,
     negative_log_likelihood,
     quadratic_grid,
-    Tikhonov,
 )
 from diffctl.solvers.conjugate_pigdm import few_steps
 from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.latent.dmplug import three_levels
 
-Shape = tuple[int, int, int]
 Build = Callable[[str, Any, int | None], Solver]
 Adapt = Callable[[Any], Any]
-
-
-def _super_resolution(shape: Shape, key: jax.Array) -> LinearOperator:
-    return BicubicSuperResolution.create(shape, 4)
-
-
-def _random_inpainting(shape: Shape, key: jax.Array) -> LinearOperator:
-    return Mask.random(key, shape, drop_fraction=0.92)
-
-
-def _box_inpainting(shape: Shape, key: jax.Array) -> LinearOperator:
-    size = min(shape[:2]) // 2
-    top, left = ((n - size) // 2 for n in shape[:2])
-    return Mask.from_bbox(shape, top=top, left=left, size=size)
-
-
-def _gaussian_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:
-    std = max(3.0 * min(shape[:2]) / 256, 1.5)
-    size = 2 * math.ceil(4 * std) + 1
-    return Blur.create(shape, gaussian_kernel(min(size, _largest(shape)), std))
-
-
-def _motion_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:
-    size = max(61 * min(shape[:2]) // 256, 9)
-    return Blur.create(shape, motion_kernel(key, min(size, _largest(shape)), 0.5))
-
-
-def _largest(shape: Shape) -> int:
-    """Return the largest odd kernel whose reflection fits into the image."""
-    return 2 * (min(shape[:2]) - 1) + 1
-
-
-TASKS: Mapping[str, Task] = {
-    "super_resolution_x4": Restoration(
-        summary="4 times fewer pixels a side, bicubic", operator=_super_resolution
-    ),
-    "random_inpainting": Restoration(
-        summary="92 % of the pixels dropped at random",
-        operator=_random_inpainting,
-        drawn=True,
-    ),
-    "box_inpainting": Restoration(
-        summary="a box of half the image dropped, in the middle",
-        operator=_box_inpainting,
-    ),
-    "gaussian_deblurring": Restoration(
-        summary="Gaussian blur", operator=_gaussian_deblurring
-    ),
-    "motion_deblurring": Restoration(
-        summary="blur of a camera that moves, drawn at random",
-        operator=_motion_deblurring,
-        drawn=True,
-    ),
-    "class_guidance": Guidance(summary="an image of a class, by the digit classifier"),
-}
 
 
 def _as_it_is(prior: Any) -> Any:
@@ -359,6 +286,7 @@ SOLVERS: Mapping[str, SolverChoice] = {
     "pnp_dm": SolverChoice(
         "PnP-DM, split Gibbs sampling (steps: iterations)",
         _by_levels(lambda n: PnPDM.default(num_iterations=n), 100),
+    ),
     "pnp_admm": SolverChoice(
         "plug-and-play ADMM with the network as denoiser",
         _iterative(ADMM.plug_and_play()),

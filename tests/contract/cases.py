@@ -152,7 +152,7 @@ class Case:
     # Kinds of calls that one example can skip, but not under vmap.
     calls_depend_on_batch: tuple[str, ...] = ()
     deterministic: bool = False  # the same result for every key
-    # Its programs are much like another row's: the costly ones wait for the slow lane.
+    # Its programs are much like another row's: it waits for the slow lane.
     twin: bool = False
 
     def build(self) -> Instance:

@@ -24,15 +24,13 @@ from tests.tolerances import EXACT32, REORDER32
 
 KEY = jax.random.key(17)
 
-twins_are_slow = pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=pytest.mark.slow if case.twin else ()) for case in CASES],
-    ids=lambda case: case.name,
-    indirect=True,
-)
+_ROWS = [
+    pytest.param(case, marks=pytest.mark.slow if case.twin else (), id=case.name)
+    for case in CASES
+]
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
+@pytest.fixture(params=_ROWS, scope="module")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield request.param
     _instance.cache_clear()
@@ -90,14 +88,12 @@ def test_no_retrace_for_other_values(case, caplog):
     assert jnp.max(jnp.abs(first.x - second.x)) > 1e-3
 
 
-@twins_are_slow
 def test_compiled_equals_eager(case):
     instance = _instance(case)
     eager = run(KEY, instance.problem(0), instance.prior, instance.solver)
     _assert_same(eager, _solve(case))
 
 
-@twins_are_slow
 def test_stepwise_equals_scan_and_resumes_from_disk(case, tmp_path):
     instance = _instance(case)
     arguments = (KEY, instance.problem(0), instance.prior, instance.solver)
@@ -168,8 +164,7 @@ def _check_isolation(instance: Instance, before: Solution) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.calls_depend_on_batch],
-    ids=lambda case: case.name,
+    [row for row in _ROWS if row.values[0].calls_depend_on_batch],
     indirect=True,
 )
 def test_a_solve_alone_counts_its_calls(case):
@@ -186,7 +181,6 @@ def test_a_network_that_returns_nan_is_a_status(case):
     assert _solve(case, prior=broken).status == Status.NONFINITE
 
 
-@twins_are_slow
 def test_gradients_are_finite(case):
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1, 2), allow_int=True)

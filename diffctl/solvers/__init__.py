@@ -62,11 +62,8 @@ from diffctl.solvers.driver import check as check
 from diffctl.solvers.driver import solve as solve
 from diffctl.solvers.first_guess import GuidedControls as GuidedControls
 from diffctl.solvers.first_guess import NoControls as NoControls
-from diffctl.solvers.generative.chains import MALA as MALA
 from diffctl.solvers.generative.chains import DensityChain as DensityChain
-from diffctl.solvers.generative.chains import Hamiltonian as Hamiltonian
 from diffctl.solvers.generative.chains import LatentChain as LatentChain
-from diffctl.solvers.generative.chains import Unadjusted as Unadjusted
 from diffctl.solvers.generative.density_map import DensityMAP as DensityMAP
 from diffctl.solvers.generative.joint_map import JointMAP as JointMAP
 from diffctl.solvers.generative.latent_map import FlowMAP as FlowMAP
@@ -77,6 +74,9 @@ from diffctl.solvers.generative.starts import zero_start as zero_start
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
 from diffctl.solvers.ilvr import pseudo_inverse as pseudo_inverse
+from diffctl.solvers.kernels import HMC as HMC
+from diffctl.solvers.kernels import MALA as MALA
+from diffctl.solvers.kernels import Unadjusted as Unadjusted
 from diffctl.solvers.latent.consistency import (
     ConsistencyRestoration as ConsistencyRestoration,
 )
@@ -95,8 +95,6 @@ from diffctl.solvers.latent.stopping import MovingVariance as MovingVariance
 from diffctl.solvers.latent.stsl import STSL as STSL
 from diffctl.solvers.latent.wrapped import InLatentSpace as InLatentSpace
 from diffctl.solvers.mcg import MCG as MCG
-from diffctl.solvers.monte_carlo.annealed import HMC as HMC
-from diffctl.solvers.monte_carlo.annealed import MALA as MALA
 from diffctl.solvers.monte_carlo.annealed import AnnealedMCMC as AnnealedMCMC
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC as DDSMC
 from diffctl.solvers.monte_carlo.ddsmc import PartialRenoise as PartialRenoise

@@ -86,7 +86,6 @@ from diffctl.solvers import (
     FlowToLevel,
     FullMoment,
     GibbsSchedule,
-    Hamiltonian,
     HutchinsonMoment,
     InLatentSpace,
     JointMAP,
@@ -413,7 +412,7 @@ def density_chain() -> DensityChain:
 
 
 def latent_chain() -> LatentChain:
-    return LatentChain(num_steps=4, kernel=Hamiltonian(step_size=0.1, num_leapfrog=2))
+    return LatentChain(num_steps=4, kernel=HMC(step_size=0.1, num_leapfrog=2))
 
 
 def variational() -> VariationalPosterior:
@@ -457,7 +456,7 @@ def annealed_mala() -> AnnealedMCMC:
 
 
 def annealed_hmc() -> AnnealedMCMC:
-    kernel = HMC(num_leapfrog=2)
+    kernel = HMC(step_size=0.4, num_leapfrog=2)
     return AnnealedMCMC(grid=grid(2), kernel=kernel, num_sweeps=2, num_last=1)
 
 

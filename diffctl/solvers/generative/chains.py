@@ -4,8 +4,7 @@
 2. latents     pi(z) proportional to exp(-l(G(z)) - |z|^2 / 2),    x = G(z)
 
 l is the negative log-likelihood; normalisers cancel. The kernels are those of
-`numerics.langevin`. Steps are quoted as h in x' = x + h grad log pi + sqrt(2 h) xi; in
-texts that write (e/2) grad log pi + sqrt(e) xi, e = 2 h.
+`solvers.kernels`.
 """
 
 import abc
@@ -15,82 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import Calls, GenerativePrior, LogDensityPrior, StepTrace
-from diffctl.numerics.langevin import (
-    LogDensity,
-    Point,
-    hamiltonian_step,
-    langevin_step,
-    mala_step,
-)
+from diffctl.numerics.langevin import Point
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.generative.starts import Start, float_dtype, normal_start
 from diffctl.solvers.iterations import IterativeSolver
-
-
-class Kernel(abc.ABC):
-    """One step of a chain that uses gradients."""
-
-    step_size: Any  # () > 0
-
-    @property
-    def num_gradients(self) -> int:
-        """How many densities with their gradients a step costs."""
-        return 1
-
-    @abc.abstractmethod
-    def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        """Return the next point of the chain."""
-
-
-@pytree_dataclass
-class Unadjusted(Kernel):
-    """Langevin steps that are all accepted.
-
-    Biased: where log pi has curvature -P the stationary variance is
-    1 / (P (1 - h P / 2)). Diverges for h P >= 2. Chains with less noise than this, as
-    short ones in trained energy models often have, sample nothing in particular.
-    """
-
-    step_size: Any = 1e-3
-
-    def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        x = langevin_step(key, point.x, lambda _: point.score, self.step_size)
-        moved = Point.with_score(x, log_density)
-        return moved._replace(num_accepted=point.num_accepted + 1)
-
-
-@pytree_dataclass
-class MALA(Kernel):
-    """Langevin proposals, accepted or rejected: exact for every step size.
-
-    Efficient where about 0.57 of the proposals are accepted.
-    """
-
-    step_size: Any = 1e-2
-
-    def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        return mala_step(key, point, log_density, self.step_size)
-
-
-@pytree_dataclass
-class Hamiltonian(Kernel):
-    """Hamiltonian Monte Carlo with `num_leapfrog` steps per proposal: exact.
-
-    Efficient where about 0.65 to 0.8 of the proposals are accepted.
-    """
-
-    step_size: Any = 0.1
-    num_leapfrog: int = static(default=10)
-
-    @property
-    def num_gradients(self) -> int:
-        return self.num_leapfrog
-
-    def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        return hamiltonian_step(
-            key, point, log_density, self.step_size, self.num_leapfrog
-        )
+from diffctl.solvers.kernels import MALA, Kernel
 
 
 @pytree_dataclass

@@ -4,14 +4,13 @@ With sigma a level of the grid, c = 1, and p_sigma the density of noisy signals:
 
 1. target      pi(x) = p_sigma(x) N(y; A x, s_y^2 I + c sigma^2 A A^T)
 2. last sweeps the same at the lowest level, with c = 0
-3. whitening   x = L u,  L = (A^T A (s_y^2 I + c sigma^2 A A^T)^{-1} + I / sigma^2)^{-1/2}
+3. whitening   x = L u,  L^{-2} = A^T (s_y^2 I + c sigma^2 A A^T)^{-1} A + I / sigma^2
 4. sweeps      K Metropolis-adjusted steps for the density of u, at each level
 
 (3) bounds the curvature of a log-concave target by 1, so that step sizes of order 1 are
 right at every level and for every operator.
 """
 
-import abc
 from typing import Any, ClassVar
 
 import jax
@@ -19,69 +18,15 @@ import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, NoisyDensityPrior, StepTrace
 from diffctl.diffusion import NoiseLevel, geometric
-from diffctl.numerics.langevin import (
-    Point,
-    hamiltonian_step,
-    mala_step,
-    run_chain,
-)
+from diffctl.numerics.langevin import Point, run_chain
 from diffctl.numerics.safe import safe_divide
 from diffctl.operators.base import Problem, SpectralOperator, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
+from diffctl.solvers.kernels import MALA, Kernel
 from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.monte_carlo.twists import spectral_log_likelihood
 from diffctl.solvers.requirements import spectral
 from diffctl.solvers.spectral import SpectralData
-
-
-class Kernel(abc.ABC):
-    """A Metropolis-adjusted step for a density whose curvature is at most 1."""
-
-    @property
-    @abc.abstractmethod
-    def evaluations(self) -> int:
-        """Densities with their gradients that a step evaluates."""
-
-    @abc.abstractmethod
-    def __call__(self, key: jax.Array, point: Point, log_density: Any) -> Point:
-        """Return the next point of the chain."""
-
-
-@pytree_dataclass
-class MALA(Kernel):
-    """Metropolis-adjusted Langevin steps.
-
-    `step_size` is of order d^(-1/3) in d dimensions; accept 57 % at best.
-    """
-
-    step_size: Any = 0.3
-
-    @property
-    def evaluations(self) -> int:
-        return 1
-
-    def __call__(self, key: jax.Array, point: Point, log_density: Any) -> Point:
-        return mala_step(key, point, log_density, self.step_size)
-
-
-@pytree_dataclass
-class HMC(Kernel):
-    """Hamiltonian steps of `num_leapfrog` leapfrogs.
-
-    `step_size` is of order d^(-1/4) in d dimensions; accept 65 % to 80 %.
-    """
-
-    step_size: Any = 0.4
-    num_leapfrog: int = static(default=5)
-
-    @property
-    def evaluations(self) -> int:
-        return self.num_leapfrog
-
-    def __call__(self, key: jax.Array, point: Point, log_density: Any) -> Point:
-        return hamiltonian_step(
-            key, point, log_density, self.step_size, self.num_leapfrog
-        )
 
 
 @pytree_dataclass
@@ -124,8 +69,8 @@ class Whitening:
 class AnnealedMCMC(LevelSolver):
     """MALA or HMC on annealed posteriors, down to the lowest level of the grid.
 
-    The result is a sample of p(x_sigma | y) at the lowest level, with the noise sigma of
-    that level still in it.
+    The result is a sample of p(x_sigma | y) at the lowest level, with the noise sigma
+    of that level still in it.
 
     Requirements: a prior with a density at every level (an energy, a Gaussian, a
     mixture), since acceptance needs it: a denoiser alone has none. A spectral operator
@@ -134,9 +79,9 @@ class AnnealedMCMC(LevelSolver):
     Cost: (E K + 1) forwards and VJPs a level, T + `num_last` levels; E = 1 for MALA and
     the number of leapfrogs for HMC.
 
-    The chain at each level leaves (1) invariant at any step size; what annealing adds is
-    the way between modes. Between levels the chain lags behind: the error vanishes as
-    the levels and the steps K grow, not at a fixed number.
+    The chain at each level leaves (1) invariant at any step size; what annealing adds
+    is the way between modes. Between levels the chain lags behind: the error vanishes
+    as the levels and the steps K grow, not at a fixed number.
 
     Args:
         grid: noise levels, T of them.
@@ -154,7 +99,7 @@ class AnnealedMCMC(LevelSolver):
         "Bernoulli 1996; Neal, Annealed importance sampling, 2001"
     )
 
-    kernel: Kernel = MALA()
+    kernel: Kernel = MALA(step_size=0.3)
     num_sweeps: int = static(default=10)
     num_last: int = static(default=5)
     inflation: Any = 1.0
@@ -195,7 +140,7 @@ class AnnealedMCMC(LevelSolver):
         first = Point.with_score(whitening.whiten(carry.x), log_density)
         last = run_chain(key, kernel, first, self.num_sweeps)
         moved = Chain(x=whitening.colour(last.x), log_density=last.log_density)
-        evaluations = 1 + self.num_sweeps * self.kernel.evaluations
+        evaluations = 1 + self.num_sweeps * self.kernel.num_gradients
         trace = StepTrace(
             misfit=problem.misfit(moved.x),
             calls=Calls(fwd=evaluations, vjp=evaluations),
@@ -203,13 +148,13 @@ class AnnealedMCMC(LevelSolver):
         )
         return moved, trace
 
-    def init(
+    def init(  # type: ignore[override]
         self, key: jax.Array, problem: Problem, prior: DiffusionPrior
     ) -> tuple[Chain, Any]:
         x, xs = super().init(key, problem, prior)
         return Chain(x=x, log_density=jnp.zeros((), x.dtype)), xs
 
-    def finalize(
+    def finalize(  # type: ignore[override]
         self, carry: Chain, problem: Problem, prior: DiffusionPrior
     ) -> jax.Array:
         return carry.x

@@ -71,7 +71,7 @@ def _compiled_size(structure: Any, shapes: tuple[Any, ...]) -> int:
         return solver.step(carry, x, problem, prior)
 
     carry, x = jax.eval_shape(begin, key, arguments)
-    memory = jax.jit(step).lower(carry, x, arguments).compile().memory_analysis()
+    memory: Any = jax.jit(step).lower(carry, x, arguments).compile().memory_analysis()
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

@@ -1,7 +1,7 @@
 """Particles whose measured directions are observed at every noise level.
 
 In the directions i of A = U diag(s) V^T with s_i > 0, y_i = (U^T y)_i / s_i has the
-standard deviation e_i = s_y / s_i. Twisting functions are Gaussian in single directions,
+standard deviation e_i = s_y / s_i. The twisting functions are Gaussian,
 
     g(x) = prod_{i active} N(x_i; b_i, v_i)
 
@@ -12,11 +12,11 @@ so that reverse steps N(m, q^2 I) can be combined with them exactly:
           for active i, and x_i' = m_i + q z_i for the others
 3. last   x0 = D, without noise: the likelihood takes the place of g'
 
-| solver   | b_i                             | v_i                            | active   |
-|----------|---------------------------------|--------------------------------|----------|
-| MCGdiff  | y_i                             | s^2 - e_i^2 + kappa (1 + e_i^2) | s >= e_i |
-| FPS-SMC  | a path that ends in y_i         | 0                              | s >= e_i |
-| its paper| a path that ends in y_i         | e_i^2                          | all      |
+| solver    | b_i                      | v_i                             | active   |
+|-----------|--------------------------|---------------------------------|----------|
+| MCGdiff   | y_i                      | s^2 - e_i^2 + kappa (1 + e_i^2) | s >= e_i |
+| FPS-SMC   | a path that ends in y_i  | 0                               | s >= e_i |
+| its paper | a path that ends in y_i  | e_i^2                           | all      |
 
 Which factors are `spent` in (1), and what is done in (3), is the `accounting`.
 """
@@ -234,11 +234,11 @@ class MCGdiff(ObservedParticles):
     """Monte Carlo guided diffusion (Cardoso et al., ICLR 2024).
 
     A measurement with standard deviation e_i is an exact observation of the noisy
-    signal at the level sigma = e_i. Above that level particles are led towards it, below
-    it they are free.
+    signal at the level sigma = e_i. Above that level particles are led towards it,
+    below it they are free.
 
-    Requirements: a spectral operator and white noise. Directions with e_i below the last
-    noisy level are led to the end.
+    Requirements: a spectral operator and white noise. Directions with e_i below the
+    last noisy level are led to the end.
 
     Cost: N T forwards for N particles and T levels; no derivative of the network.
 
@@ -246,8 +246,10 @@ class MCGdiff(ObservedParticles):
     exact as N grows. With the small kappa of the public code (gabrielvc/mcg_diff) they
     have none, and its final weights by the likelihood then count the measurement twice;
     `path_observation` leaves them out and is exact in the limit of small kappa and
-    steps. A direction is active from the first level above e_i (the code: from the
-    nearest level). Particles start from the model times g, not from N(0, I).
+    steps. Estimates of one run scatter more than those of DDSMC in any case: at high
+    levels the factors are far narrower than p(y | x). A direction is active from the
+    first level above e_i (the code: from the nearest level). Particles start from the
+    model times g, not from N(0, I).
 
     Args: see `ParticleSolver`, `ObservedParticles`, and
         kappa: () > 0, extra variance of the observation in variance-preserving units.
@@ -359,12 +361,13 @@ class FPSSMC(ObservedParticles):
 
     Cost: N T forwards for N particles and T levels; no derivative of the network.
 
-    Deviations: the paper's path (`paper`) stands for T + 1 independent measurements, each
-    with the noise of the one: the posterior is far too narrow, whatever N. By default
-    the path is one of the noisy signal itself, above the level e_i at which y_i is a
-    noisy signal, and directions are free below: exact as N grows and steps shrink; for
-    noise-free measurements the two are the same. devzhk/InverseBench combines with the
-    observation of the level before, and clips where it has no effect; this does neither.
+    Deviations: the paper's path (`paper`) stands for T + 1 independent measurements,
+    each with the noise of the one: the posterior is far too narrow, whatever N. By
+    default the path is one of the noisy signal itself, above the level e_i at which y_i
+    is a noisy signal, and directions are free below. Particles of one key belong to one
+    path; over keys they are exact as N grows and steps shrink. For noise-free
+    measurements the two are the same. devzhk/InverseBench combines with the observation
+    of the level before, and clips where it has no effect; this does neither.
 
     Args: see `ParticleSolver` and `ObservedParticles`, and
         path: the factors, drawn from a key.
@@ -385,7 +388,7 @@ class FPSSMC(ObservedParticles):
 
     @classmethod
     def paper(cls, *, num_steps: int = 100, num_particles: int = 20) -> "FPSSMC":
-        """Return the filter of the paper, with eta = 0.85 and multinomial resampling."""
+        """Return the filter of the paper: eta = 0.85, multinomial resampling."""
         return cls(
             grid=ddpm(num_steps),
             num_particles=num_particles,

@@ -8,8 +8,8 @@ functions g (any positive functions; good ones resemble p(y | x)):
 3. move     x_j' ~ proposal(. | x_j),  w_j <- w_j * correction(x_j, x_j')
 
 where `h` and the correction multiply to  K(x'|x) g'(x') / (proposal(x'|x) g(x))  on
-average over the move, K being the reverse step of the unconditional model, and g = p(y |
-x0) on clean signals. Then for every N, without bias,
+average over the move, K being the reverse step of the unconditional model, and g is
+p(y | x0) on clean signals. Then for every N, without bias,
 
 4. E[mean_j w_j f(x_j)] = E_model[p(y | x0) f(x0)]
 
@@ -126,7 +126,7 @@ class ParticleSolver(LevelSolver):
         """Network calls of a particle and step."""
 
     def schedule(self, key: jax.Array, problem: Problem) -> Any:
-        """Return what the steps are handed as `at`: now, next and more, leaves (T, ...)."""
+        """Return what steps are handed as `at`: now, next and more, leaves (T, ...)."""
         return self.levels()
 
     def first_particles(
@@ -162,7 +162,7 @@ class ParticleSolver(LevelSolver):
             )
         check_memory(problem, prior, self)
 
-    def init(
+    def init(  # type: ignore[override]
         self, key: jax.Array, problem: Problem, prior: DiffusionPrior
     ) -> tuple[Particles, Any]:
         start_key, schedule_key, pick_key, steps_key = jax.random.split(key, 4)
@@ -188,7 +188,7 @@ class ParticleSolver(LevelSolver):
             outlook = self.look(particle, at, problem, prior)
             return outlook, problem.misfit(outlook.estimate.x0_hat)
 
-        def move(particle: jax.Array, outlook: Outlook, z: jax.Array) -> Any:
+        def move(particle: Any, outlook: Any, z: Any) -> tuple[jax.Array, jax.Array]:
             return self.move(particle, outlook, at, problem, z)
 
         outlooks, misfits = chunked_vmap(look, self.chunk_size)(carry.x)
@@ -198,7 +198,7 @@ class ParticleSolver(LevelSolver):
         chosen, kept = self.resampling(resample_key, log_weights)
         parents = jax.tree.map(lambda leaf: leaf[chosen], (carry.x, outlooks))
         noise = jax.random.normal(move_key, carry.x.shape, carry.x.dtype)
-        moved, correction = jax.vmap(move)(*parents, noise)
+        moved, correction = jax.vmap(move)(parents[0], parents[1], noise)
         calls = jax.tree.map(lambda n: n * self.num_particles, self.calls_of_a_look)
         trace = StepTrace(
             misfit=jnp.sum(jax.nn.softmax(log_weights) * misfits),
@@ -213,7 +213,7 @@ class ParticleSolver(LevelSolver):
         )
         return after, trace
 
-    def finalize(
+    def finalize(  # type: ignore[override]
         self, carry: Particles, problem: Problem, prior: DiffusionPrior
     ) -> jax.Array:
         return carry.draw()

@@ -44,12 +44,12 @@ class TDS(ParticleSolver):
     Deviations: resampling where the effective sample size is below N / 2 (the public
     code: at every step); the last step carries the true likelihood, also of noisy
     measurements (blt2114/twisted_diffusion_sampler treats inpainting as noise-free and
-    the twist's variance lacks s_y^2). The rule of that code that normalises the residual
-    is not offered: its variance differs between particles.
+    the twist's variance lacks s_y^2). The rule of that code that normalises the
+    residual is not offered: its variance differs between particles.
 
     Args: see `ParticleSolver`, and
         twist: log g as a function of the clean estimate.
-        guidance_scale: (), 1 is exact guidance of the proposal; 0 keeps the model's own.
+        guidance_scale: (), 1 guides the proposal fully; 0 keeps the model's own.
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
@@ -69,7 +69,7 @@ class TDS(ParticleSolver):
 
     @classmethod
     def released_code(cls, *, num_steps: int = 100, num_particles: int = 4) -> "TDS":
-        """Return the released settings: a learned variance, resampling at every step."""
+        """Return the released settings: learned variance, resampling at every step."""
         return cls(
             grid=ddpm(num_steps),
             num_particles=num_particles,

@@ -9,9 +9,9 @@ import pytest
 
 from diffctl.operators import DenseMatrix, GaussianNoise, Problem
 from diffctl.solvers import (
+    HMC,
     MALA,
     DensityChain,
-    Hamiltonian,
     LatentChain,
     Unadjusted,
     solve,
@@ -86,7 +86,7 @@ def test_bias_of_the_unadjusted_chain():
 
 @pytest.mark.parametrize(
     "kernel",
-    [MALA(step_size=0.05), Hamiltonian(step_size=0.2, num_leapfrog=5)],
+    [MALA(step_size=0.05), HMC(step_size=0.2, num_leapfrog=5)],
     ids=lambda kernel: type(kernel).__name__,
 )
 def test_adjusted_chains_sample_the_posterior_of_a_quadratic_energy(kernel):

@@ -89,7 +89,7 @@ def test_more_particles_than_memory_are_refused(monkeypatch):
         solve(KEY, problem, prior, _ddsmc(num_particles=10**10))
     needed = forecast_memory(problem, prior, _ddsmc())
     monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
-    with pytest.raises(ValueError, match="8 particles of shape .4,., 8 at a time"):
+    with pytest.raises(ValueError, match=r"8 particles of shape .4,., 8 at a time"):
         solve(KEY, problem, prior, _ddsmc())
     monkeypatch.setattr(memory, "available_memory", lambda: needed)
     assert solve(KEY, problem, prior, _ddsmc()).status == 0

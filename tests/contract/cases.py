@@ -482,7 +482,7 @@ def network_denoiser() -> DenoiserProx:
 
 
 def total_variation() -> TotalVariation:
-    return TotalVariation.isotropic((SIZE,), 0.5, axes=(0,))
+    return TotalVariation.isotropic((SIZE,), 0.05, axes=(0,))
 
 
 def sparsity() -> Sparsity:

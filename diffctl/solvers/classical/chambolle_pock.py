@@ -55,7 +55,7 @@ class ChambollePock(IterativeSolver):
     Args:
         num_steps: n.
         step_size: of the signal, relative to s_y^2 / |A|^2, > 0; it changes the speed,
-            not the solution: more for operators that see little.
+            not the solution.
         constraint: projection onto the allowed signals, `unconstrained` or
             `in_unit_range`.
     """
@@ -69,7 +69,7 @@ class ChambollePock(IterativeSolver):
     )
 
     num_steps: int = static(default=500)
-    step_size: Any = 8.0
+    step_size: Any = 1.0
     constraint: Constraint = static(default=unconstrained)
 
     def start(self, key: jax.Array, problem: Problem, prior: ProximalPrior) -> Any:

@@ -61,8 +61,8 @@ def test_steps_shrink_as_in_closed_form():
     prior = TotalVariation.isotropic((20,), 0.7 / STD**2, axes=(0,))
     expected = np.repeat([0.07, 0.93], 10)
     for solver in (
-        ADMM(num_steps=300, penalty=10.0, num_inner=20),
-        ChambollePock(num_steps=3000),
+        ADMM(num_steps=150, penalty=50.0, num_inner=20),
+        ChambollePock(num_steps=2000),
     ):
         found = solve(KEY, problem, prior, solver).x
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)

@@ -1,4 +1,4 @@
-"""Steps of Markov chains as strategies: the kernels of `numerics.langevin`, with settings.
+"""Steps of Markov chains as strategies: `numerics.langevin` with settings.
 
 Steps are quoted as h in x' = x + h grad log pi + sqrt(2 h) xi; in texts that write
 (e/2) grad log pi + sqrt(e) xi, e = 2 h.

@@ -63,7 +63,10 @@ def write(
     with new_folder(folder, overwrite=overwrite) as scratch:
         if orbax:
             description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
-            arrays = {p: a.astype(dtypes[p]) for p, a in parameters(conversion)}
+            arrays = {}
+            for path, array in parameters(conversion):
+                arrays[path] = array.astype(dtypes[path])
+                progress(arrays[path].nbytes)
             checkpoint.save(scratch / ORBAX, arrays)
         else:
             write_safetensors(

@@ -1,8 +1,9 @@
-"""The command line: convert (the default), inspect, verify, export.
+"""The command line: convert (the default), inspect, verify, export, configs.
 
 Exit codes: 0 done, 1 the networks differ, 2 bad input, 130 interrupted.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from tyro.conf import Positional
 
 from diffctl.nets.architecture import Architecture
@@ -34,7 +41,8 @@ _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
 class Convert:
     """Turn a PyTorch checkpoint into a folder that diffctl loads.
 
-    Other commands: inspect FILE, verify FOLDER, export FOLDER; each has --help.
+    Other commands: inspect FILE, verify FOLDER, export FOLDER, configs; each has
+    --help.
     """
 
     source: Positional[Path]
@@ -59,10 +67,10 @@ class Convert:
     def run(self, console: Console) -> int:
         """Convert; return the exit code."""
         conversion, file = self._prepare()
-        title, shape = conversion.family.title, conversion.plan.shape
-        console.print(f"{title}; images {shape}", markup=False, highlight=False)
+        _say(console, report.summary(conversion))
         if self.dry_run:
-            console.print(report.mapping_table(conversion))
+            report.print_wide(console, report.mapping_table(conversion))
+            _say(console, report.mapping_summary(conversion))
             return 0
         if self.out is None:
             raise ConfigError("--out FOLDER is needed, or --dry-run.")
@@ -81,7 +89,14 @@ class Convert:
     def _write(
         self, conversion: Conversion, file: Path, out: Path, console: Console
     ) -> None:
-        with Progress(console=console, transient=True) as progress:
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+            TimeRemainingColumn(),
+        )
+        shown = console.is_terminal
+        with Progress(
+            *columns, console=console, transient=True, disable=not shown
+        ) as progress:
             task = progress.add_task(f"writing {out}", total=_bytes(conversion))
             write(
                 conversion,
@@ -92,7 +107,7 @@ class Convert:
                 overwrite=self.overwrite,
                 progress=lambda written: progress.advance(task, written),
             )
-        console.print(f"wrote {out}", markup=False, highlight=False)
+        _say(console, f"wrote {out}")
 
 
 @dataclass(frozen=True)
@@ -106,17 +121,18 @@ class Inspect:
 
     def run(self, console: Console) -> int:
         """Print the list; return the exit code."""
-        checkpoint = open_checkpoint(locate(self.source).file, self.container)
-        console.print(report.tensor_table(checkpoint))
+        found = locate(self.source)
+        checkpoint = open_checkpoint(found.file, self.container)
+        report.print_wide(console, report.tensor_table(checkpoint))
         chosen = checkpoint.choices[checkpoint.container]
         lines = [
             f"format: {checkpoint.format}",
-            f"state dicts: {', '.join(checkpoint.choices)} "
-            f"(this one: {checkpoint.container})",
+            f"state dicts: {report.containers(checkpoint)}",
+            f"tensors: {len(chosen.tensors):,}",
             f"numbers: {chosen.num_parameters:,}",
-            f"family: {_recognised(checkpoint)}",
+            *_recognised(checkpoint, found.config),
         ]
-        console.print("\n".join(lines), markup=False, highlight=False)
+        _say(console, "\n".join(lines))
         return 0
 
 
@@ -132,10 +148,12 @@ class Verify:
     def run(self, console: Console) -> int:
         """Print the comparison; return 1 if the networks differ."""
         found = verify(self.folder, self.reference)
-        console.print(report.parity_table("parity", found.rows))
+        title = f"{self.folder} against {self.reference.name}"
+        console.print(report.parity_table(title, found.rows))
         if found.probes:
             title = "intermediate values, from the input on"
             console.print(report.parity_table(title, found.probes))
+        _say(console, report.verdict(found.rows))
         return 0 if found.passed else 1
 
 
@@ -165,7 +183,23 @@ class Export:
         order = self.order or source.get("attention_order")
         net, _ = read_model(self.folder, kind=description["kind"])
         export.write(self.out, export.tensors(net, architecture, family, order))
-        console.print(f"wrote {self.out}", markup=False, highlight=False)
+        _say(console, f"wrote {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Configs:
+    """List the built-in settings, for --config."""
+
+    markdown: bool = False
+    """as a table in Markdown"""
+
+    def run(self, console: Console) -> int:
+        """Print the list; return the exit code."""
+        if self.markdown:
+            _say(console, report.configs_markdown())
+        else:
+            report.print_wide(console, report.configs_table())
         return 0
 
 
@@ -174,6 +208,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": Inspect,
     "verify": Verify,
     "export": Export,
+    "configs": Configs,
 }
 
 
@@ -185,7 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and words[0] in COMMANDS else "convert"
-    command = tyro.cli(COMMANDS[name], args=words, prog=f"weights_convert {name}")
+    command = tyro.cli(
+        COMMANDS[name],
+        args=words,
+        prog=f"python -m weights_convert {name}",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     try:
         return command.run(Console())
     except KeyboardInterrupt:
@@ -198,19 +238,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _say(console: Console, text: str) -> None:
+    """Print text as it is, for the user may want to copy a path from it."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what pickles of NVlabs/edm say about their own making."""
     names = ("class_name", "init_kwargs")
     return {name: checkpoint.extra[name] for name in names if name in checkpoint.extra}
 
 
-def _recognised(checkpoint: Checkpoint) -> str:
+def _recognised(checkpoint: Checkpoint, config: dict[str, Any]) -> list[str]:
+    """Return lines on the family, and on what a conversion still needs."""
     try:
         shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
         family = detect(shapes)
     except ConfigError:
-        return "none that can be converted"
-    return f"{family.name} ({family.title})"
+        return ["family: none that can be converted"]
+    lines = [f"family: {family.name}, {family.title}"]
+    try:
+        prepare(checkpoint.tensors, _settings(checkpoint) | config, family.name)
+    except ValueError as error:
+        return [*lines, f"to convert it: {str(error).splitlines()[0]}"]
+    return [*lines, "to convert it: no further settings are needed"]
 
 
 def _family_for(architecture: Architecture, name: str | None) -> Family:
@@ -229,14 +280,7 @@ def _family_for(architecture: Architecture, name: str | None) -> Family:
 def _bytes(conversion: Conversion) -> int:
     used = {s.tensor for sources in conversion.sources.values() for s in sources}
     sizes = (conversion.tensors[name] for name in used)
-    return sum(int(t.dtype.itemsize) * _count(t.shape) for t in sizes)
-
-
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
+    return sum(int(t.dtype.itemsize) * math.prod(t.shape) for t in sizes)
 
 
 def _dtype(name: str) -> Any:

@@ -120,7 +120,13 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         raise MappingError(
             f"the file lacks {error}, which every {family.title} has."
         ) from error
-    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise MappingError(
             f"the tensors and settings describe no {family.title}: {error}"
         ) from error

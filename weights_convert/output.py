@@ -13,6 +13,7 @@ import numpy as np
 from diffctl import checkpoint
 from diffctl.priors.storage import ORBAX, WEIGHTS, new_folder, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
+from weights_convert.readers import shards
 
 CONVERTER_VERSION = "1"
 _CHUNK = 1 << 20
@@ -41,7 +42,8 @@ def write(
     Args:
         conversion: what to write.
         folder: to be made.
-        source: the checkpoint, whose hash is recorded.
+        source: the checkpoint; its hash and, of an index, those of all its files are
+            recorded.
         dtype: of the parameters; None to keep each as it is stored.
         orbax: write an Orbax checkpoint instead of a safetensors file.
         overwrite: replace a model that is there.
@@ -61,7 +63,10 @@ def write(
     with new_folder(folder, overwrite=overwrite) as scratch:
         if orbax:
             description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
-            arrays = {p: a.astype(dtypes[p]) for p, a in parameters(conversion)}
+            arrays = {}
+            for path, array in parameters(conversion):
+                arrays[path] = array.astype(dtypes[path])
+                progress(arrays[path].nbytes)
             checkpoint.save(scratch / ORBAX, arrays)
         else:
             write_safetensors(
@@ -89,6 +94,7 @@ def describe(
         "source": {
             "file": source.name,
             "sha256": sha256(source),
+            "shards_sha256": {file.name: sha256(file) for file in shards.files(source)},
             "family": conversion.family.name,
             "attention_order": plan.order,
             "left_out": list(conversion.ignored),

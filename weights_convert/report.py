@@ -1,18 +1,94 @@
-"""Tables for the terminal."""
+"""What the program says: tables and sentences for the terminal."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion
 from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
 
 
+def print_wide(console: Console, table: Table) -> None:
+    """Print a table without breaking names, if it goes to a file or a pipe."""
+    if not console.is_terminal:
+        console.width = max(
+            console.width,
+            Measurement.get(
+                console, console.options.update(max_width=400), table
+            ).maximum,
+        )
+    console.print(table)
+
+
+def summary(conversion: Conversion) -> str:
+    """Say what was recognised."""
+    total = sum(math.prod(leaf.shape) for leaf in conversion.leaves.values())
+    return (
+        f"{conversion.family.title}: {total:,} parameters, images of "
+        f"{_shape(conversion.plan.shape)} (height, width, channels)"
+    )
+
+
+def mapping_summary(conversion: Conversion) -> str:
+    """Say that the mapping is complete."""
+    used = sum(map(len, conversion.sources.values()))
+    buffers = len(conversion.plan.constants)
+    rest = f", {buffers} buffers are as expected" if buffers else ""
+    left_out = len(conversion.ignored)
+    rest += f", {left_out} tensors of other networks are left out" if left_out else ""
+    return (
+        f"{used} tensors fill {len(conversion.leaves)} parameters, each once{rest}; "
+        "nothing was written"
+    )
+
+
+def containers(checkpoint: Checkpoint) -> str:
+    """Name the state dicts of a file; the selected one comes first."""
+    selected = checkpoint.container
+    others = [name for name in checkpoint.choices if name != selected]
+    this = "the file itself" if selected == "." else f"{selected} (selected)"
+    return ", ".join([this, *others])
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Say how a comparison ended."""
+    failed = sum(not row.passed for row in rows)
+    if failed:
+        return f"{failed} of {len(rows)} comparisons differ by more than the limit"
+    return f"all {len(rows)} comparisons are within their limits"
+
+
+def configs_table() -> Table:
+    """List the built-in settings."""
+    table = _table(
+        "built-in settings, for --config", "--config", "family", "checkpoint"
+    )
+    for name, known in CONFIGS.items():
+        table.add_row(name, known.family, Text(known.about))
+    return table
+
+
+def configs_markdown() -> str:
+    """Return the same list in Markdown."""
+    rows = [
+        f"| `{name}` | `{known.family}` | {known.about} |"
+        for name, known in CONFIGS.items()
+    ]
+    return "\n".join(
+        ["| `--config` | family | checkpoint |", "| --- | --- | --- |", *rows]
+    )
+
+
 def parity_table(title: str, rows: Iterable[Row]) -> Table:
-    """Show comparisons: relative error, limit, largest error over the peak."""
-    table = _table(title, "head", "quantity", "relative", "limit", "largest/peak", "")
+    """Show comparisons: relative L2 error, limit, largest error over the peak."""
+    columns = ("head", "quantity", "relative error", "limit", "largest / peak", "")
+    table = _table(title, *columns)
     for row in rows:
         table.add_row(
             row.head,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import diffctl
+from diffctl.priors.storage import ORBAX, WEIGHTS
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _MOST_NUMBERS = 64
@@ -61,6 +62,18 @@ def describe(value: Any) -> Any:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest_of_model(folder: Path) -> str:
+    """Return the SHA-256 of a model's parameters, in either form.
+
+    That of an Orbax checkpoint is taken over the names and digests of its files.
+    """
+    if not (folder / ORBAX).is_dir():
+        return digest(folder / WEIGHTS)
+    files = sorted(path for path in (folder / ORBAX).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _describe_array(value: Any) -> Any:

@@ -50,9 +50,11 @@ class Reconstruct(Common):
         solver: How to reconstruct; `diffctl list` names the solvers.
         image: Picture file, of the size and channels of the prior.
         measured: The image is the measurement already: do not degrade it.
-        label: Class to draw, for the task class_guidance, which takes no image.
-        prior: Folder of a prior, as written by `diffctl train prior`. By default the
-            prior of digits that ships with the package.
+        label: Class of the picture: the one to draw for the task class_guidance, which
+            takes no image, and the one that conditions a class-conditional prior.
+        prior: Folder of a prior, as written by `diffctl train prior` or by
+            `python -m weights_convert`. By default the prior of digits that ships with
+            the package.
         noise_std: Standard deviation of the noise, on the scale of images in [-1, 1].
         steps: Steps of the solver (levels for DPS, iterations for DOC) instead of its
             own number.

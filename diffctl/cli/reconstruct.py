@@ -21,7 +21,7 @@ from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
 from diffctl.cli.solver_table import SOLVERS
 from diffctl.cli.task_table import TASKS
-from diffctl.cli.tasks import Posed, Request
+from diffctl.cli.tasks import Posed, Request, Task
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import Timed, timed
 from diffctl.cli.unfinished import Unfinished
@@ -45,6 +45,7 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
     check_free(command.out, overwrite=command.overwrite)
     require_pictures()
     prior = NetworkPrior.restore(command.prior) if command.prior else _shipped()
+    prior = _of_class(prior, command.label, task)
     problem_key, solver_key = jax.random.split(jax.random.key(command.seed))
     request = Request(
         shape=prior.shape,
@@ -82,6 +83,22 @@ def _shipped() -> NetworkPrior:
     return assets.digits_prior()
 
 
+def _of_class(prior: NetworkPrior, label: int | None, task: Task) -> NetworkPrior:
+    """Condition the prior on --label if it knows classes.
+
+    Raises:
+        ValueError: the prior lacks its label, or nothing uses the label.
+    """
+    if prior.num_classes:
+        return prior.of_class(label)
+    if label is not None and not task.takes_label:
+        raise ValueError(
+            "This task takes no --label: the prior knows no classes, and only "
+            "class_guidance draws an image of one."
+        )
+    return prior
+
+
 def _read(command: Reconstruct, prior: NetworkPrior, key: jax.Array) -> Any:
     """Return the picture in [-1, 1] after comparing its shape, or None."""
     if command.image is None:
@@ -102,8 +119,7 @@ def _settings(command: Reconstruct) -> dict[str, Any]:
     if command.image:
         chosen["image_sha256"] = manifest.digest(command.image)
     if command.prior:
-        weights = command.prior / "weights.safetensors"
-        chosen["prior_sha256"] = manifest.digest(weights)
+        chosen["prior_sha256"] = manifest.digest_of_model(command.prior)
     return chosen
 
 

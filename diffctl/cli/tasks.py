@@ -7,7 +7,7 @@ import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from diffctl.operators import (
 from diffctl.solvers import likelihood
 from diffctl.solvers.dps import exact_unit
 
+_DIGITS = 10
 _NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -36,7 +37,7 @@ class Request:
         noise_std: on the [-1, 1] scale.
         image: in [-1, 1], (*shape), or the measurement if `measured`; None if absent.
         measured: the image is the measurement.
-        label: of a class; None if absent.
+        label: of the picture's class; None if absent.
     """
 
     shape: tuple[int, ...]
@@ -63,7 +64,11 @@ class Task(abc.ABC):
         summary: one line for the user.
         doc_settings: what differs from `DOC.default()`.
         dps_settings: arguments of DPS for a task without published ones.
+        takes_label: whether the task itself needs a class; a class-conditional prior
+            needs it for any task.
     """
+
+    takes_label: ClassVar[bool] = False
 
     summary: str
     doc_settings: Mapping[str, Any] = field(default_factory=lambda: _NO_SETTINGS)
@@ -87,8 +92,8 @@ class Restoration(Task):
     drawn: bool = False
 
     def pose(self, request: Request) -> Posed:
-        if request.image is None or request.label is not None:
-            raise ValueError("This task takes --image and no --label.")
+        if request.image is None:
+            raise ValueError("This task takes --image: the picture to restore.")
         operator_key, noise_key = jax.random.split(request.key)
         operator = self.operator(request.shape, operator_key)
         noise = GaussianNoise(std=request.noise_std)
@@ -123,6 +128,8 @@ def _varied_settings() -> Mapping[str, Any]:
 class Guidance(Task):
     """Draw an image of a class of the digit classifier that ships with the package."""
 
+    takes_label: ClassVar[bool] = True
+
     doc_settings: Mapping[str, Any] = field(default_factory=_varied_settings)
     dps_settings: Mapping[str, Any] = field(default_factory=_guidance_settings)
 
@@ -131,6 +138,8 @@ class Guidance(Task):
 
         if request.label is None or request.image is not None:
             raise ValueError("This task takes --label, 0 to 9, and no --image.")
+        if not 0 <= request.label < _DIGITS:
+            raise ValueError(f"--label is {request.label}; expected a digit, 0 to 9.")
         if request.shape != (28, 28, 1):
             raise ValueError(
                 f"The digit classifier takes images of shape (28, 28, 1), the prior "

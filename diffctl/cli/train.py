@@ -26,7 +26,6 @@ from diffctl.cli.recipes import Recipe, classifier_recipe, prior_recipe
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.unfinished import Unfinished
 from diffctl.cli.worker import interruptible
-from diffctl.priors.storage import WEIGHTS
 from diffctl.training import constant, cosine, create_state, train
 
 # Options that do not change the result.
@@ -203,8 +202,7 @@ def _settings(command: Training) -> dict[str, Any]:
     """Return what decides the result, as JSON."""
     chosen = {k: v for k, v in dataclasses.asdict(command).items() if k not in _FREE}
     if command.start_from is not None:
-        weights = command.start_from / WEIGHTS
-        chosen["start_from_sha256"] = manifest.digest(weights)
+        chosen["start_from_sha256"] = manifest.digest_of_model(command.start_from)
     return chosen | {"data_sha256": manifest.digest(command.data)}
 
 

@@ -152,6 +152,7 @@ class ADMUNet(_Trunk):
         plan = [Level(**level) for level in levels]
         build = _Builder(width, modulation, resample, rngs)
         features = Sinusoid(width)
+        self.classes = classes
         self.time = TimeEmbedding(features, 4 * width, classes=classes, rngs=rngs)
         self.encoder = _stages(build.encoder(channels[0], plan))
         self.middle = nnx.List(build.middle(plan[-1].width, middle_heads))

@@ -56,6 +56,7 @@ class DDPMUNet(nnx.Module):
         make = Maker(shared, 4 * width, rngs)
         inner = dataclasses.replace(make, style=_middle_style(shared, middle))
         features = Sinusoid(width, **time)
+        self.classes = classes
         self.time = TimeEmbedding(features, 4 * width, classes=classes, rngs=rngs)
         self.stem = Conv(image, width, rngs=rngs)
         self.down = down_levels(make, width, plan)

@@ -1,5 +1,6 @@
 """A neural denoiser as a prior: network, preconditioning, range of noise levels."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +27,8 @@ class NetworkPrior(DiffusionPrior):
 
     Cost of `denoise`: one network forward. The network computes in `dtype` (None: the
     dtype of `x`); the result has the dtype of `x`. `condition` holds what else the
-    network is given, for instance `{"label": 207}` for a class-conditional one.
+    network is given, for instance `{"label": 207}` for a class-conditional one, which
+    `of_class` fills in.
     """
 
     variance: ClassVar[str] = "fixed"
@@ -58,6 +60,33 @@ class NetworkPrior(DiffusionPrior):
             shape=tuple(shape),
             **fields,
         )
+
+    @property
+    def num_classes(self) -> int:
+        """Return how many class labels the network knows; 0 if it takes none."""
+        return int(getattr(self.net, "classes", 0))
+
+    def of_class(self, label: int | None) -> "NetworkPrior":
+        """Return the prior of one class of images.
+
+        Raises:
+            ValueError: the network knows no classes, or none of this number, or there
+                is no number.
+        """
+        count = self.num_classes
+        if not count:
+            raise ValueError(
+                f"label = {label}, but the network of this prior knows no classes; "
+                "leave the label out."
+            )
+        if label is None or not 0 <= label < count:
+            given = "none was given" if label is None else f"{label} is none of them"
+            raise ValueError(
+                f"The network of this prior is conditioned on one of {count} classes "
+                f"and {given}; give the label of the picture's class, 0 to {count - 1}."
+            )
+        condition = (self.condition or {}) | {"label": jnp.asarray(label, jnp.int32)}
+        return replace(self, condition=condition)
 
     @classmethod
     def restore(cls, folder: str | Path, *, dtype: Any = None) -> "NetworkPrior":

@@ -1,14 +1,18 @@
 """`diffctl reconstruct`: what it writes, what it refuses, how it goes on."""
 
+import dataclasses
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffctl.cli import reconstruct as module
 from diffctl.cli.images import read_image
+from diffctl.nets import Architecture
+from diffctl.priors import NetworkPrior
 from tests.cli.conftest import SIZE
 from tests.report.self_contained import assert_self_contained
 
@@ -112,6 +116,7 @@ def test_a_measurement_is_reconstructed(reconstruct, tmp_path, capsys):
         ({"image": "nowhere.png"}, "no image nowhere.png"),
         ({"prior": "nowhere"}, "diffctl train"),
         ({"label": "3"}, "no --label"),
+        ({"task": "class_guidance", "image": None, "label": "12"}, "a digit, 0 to 9"),
         ({"task": "class_guidance", "image": None}, "takes --label"),
         ({"task": "class_guidance", "image": None, "label": "3"}, r"\(28, 28, 1\)"),
         ({"task": "class_guidance", "solver": "doc_paper"}, "takes --label"),
@@ -135,6 +140,38 @@ def test_wrong_pictures_are_refused(reconstruct, tmp_path, capsys):
     assert (
         f"convert it to grey and resize it to {SIZE}x{SIZE}" in capsys.readouterr().err
     )
+
+
+@pytest.fixture
+def conditional_prior(tmp_path):
+    level = {"width": 32, "blocks": 1}
+    architecture = Architecture.of(
+        "adm_unet", channels=[1, 1], width=32, levels=[level], classes=3
+    )
+    prior = NetworkPrior.create(architecture, (SIZE, SIZE, 1), key=jax.random.key(0))
+    leaves, structure = jax.tree.flatten(prior.net)
+    rng = np.random.default_rng(0)
+    drawn = [0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+    net = jax.tree.unflatten(structure, drawn)
+    dataclasses.replace(prior, net=net).save(tmp_path / "conditional")
+    return str(tmp_path / "conditional")
+
+
+def test_a_label_conditions_a_prior_with_classes(
+    reconstruct, conditional_prior, tmp_path, capsys
+):
+    misfits = []
+    for label in ("0", "2"):
+        options = {"label": label, "prior": conditional_prior, "steps": "2"}
+        assert reconstruct("--overwrite", **options) == 0
+        manifest = _manifest(tmp_path / "out")
+        assert manifest["settings"]["label"] == int(label)
+        misfits.append(manifest["scores"]["misfit"])
+    assert misfits[0] != misfits[1]
+    for wrong, message in [(None, "0 to 2"), ("3", "3 is none of them")]:
+        out = str(tmp_path / "other")
+        assert reconstruct(prior=conditional_prior, label=wrong, out=out) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_truncated_prior_is_refused(reconstruct, prior_folder, tmp_path, capsys):

@@ -197,3 +197,35 @@ def test_descriptions_that_are_no_json_objects_are_refused(saved, text):
         ValueError, match=r"model\.json (is not valid JSON|describes a)"
     ):
         NetworkPrior.restore(saved)
+
+
+def _conditional(name, **arguments):
+    level = {"width": 32, "blocks": 1}
+    shared = {"channels": [1, 1], "width": 32, "levels": [level]}
+    architecture = Architecture.of(name, **shared | arguments)
+    return NetworkPrior.create(architecture, (8, 8, 1), key=jax.random.key(0))
+
+
+def test_a_class_conditions_the_network():
+    plain = _conditional("adm_unet", middle_heads=2)
+    prior = _conditional("adm_unet", middle_heads=2, classes=3)
+    assert (plain.num_classes, prior.num_classes) == (0, 3)
+    leaves, structure = jax.tree.flatten(prior.net)
+    rng = np.random.default_rng(0)
+    drawn = [jnp.asarray(0.3 * rng.normal(size=leaf.shape)) for leaf in leaves]
+    prior = dataclasses.replace(prior, net=jax.tree.unflatten(structure, drawn))
+    x = jax.random.normal(jax.random.key(1), prior.shape)
+    found = prior.of_class(2).denoise(x, 0.7)
+    c = prior.preconditioning(jnp.asarray(0.7))
+    raw = prior.net(c.inside * x, c.noise, label=2)
+    chex.assert_trees_all_close(found, c.skip * x + c.out * raw, atol=1e-6)
+    assert float(jnp.max(jnp.abs(prior.of_class(0).denoise(x, 0.7) - found))) > 0.1
+
+
+def test_classes_that_there_are_not():
+    prior = _conditional("adm_unet", classes=3)
+    for label, message in [(None, "none was given"), (3, "0 to 2"), (-1, "0 to 2")]:
+        with pytest.raises(ValueError, match=message):
+            prior.of_class(label)
+    with pytest.raises(ValueError, match="knows no classes"):
+        _conditional("adm_unet").of_class(1)

@@ -8,7 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from diffctl.core import LearnedVariancePrior
 from diffctl.priors.network import NetworkPrior
@@ -112,6 +112,25 @@ def test_orbax_instead_of_safetensors(tmp_path):
     assert names == {"model.json", "weights.orbax"}
     net, _ = read_model(tmp_path / "net", kind=converted.plan.kind)
     _assert_same(net, build(converted))
+
+
+def test_every_shard_is_recorded(tmp_path):
+    file = files(_smallest())[0]
+    arrays = {n: t.read() for n, t in conversion(_smallest(), file).tensors.items()}
+    names = sorted(arrays)
+    parts = {"1.safetensors": names[:2], "2.safetensors": names[2:]}
+    for name, part in parts.items():
+        save_file({key: arrays[key] for key in part}, tmp_path / name)
+    places = {key: name for name, part in parts.items() for key in part}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    converted = conversion(_smallest(), index)
+    source = write(converted, tmp_path / "net", source=index)["source"]
+    assert source["sha256"] == sha256(index)
+    expected = {name: sha256(tmp_path / name) for name in parts}
+    assert source["shards_sha256"] == expected
+    other = write(conversion(_smallest(), file), tmp_path / "other", source=file)
+    assert other["source"]["shards_sha256"] == {}
 
 
 def test_the_file_is_an_ordinary_safetensors_file(tmp_path):

@@ -12,6 +12,7 @@ from weights_convert.mapping import Rule, Shapes
 
 Config = Mapping[str, Any]
 
+_MAX_STEPS = 100_000
 PRIOR, CLASSIFIER, AUTOENCODER = "diffusion prior", "classifier", "autoencoder"
 
 
@@ -67,6 +68,35 @@ def required(config: Config, name: str, why: str) -> Any:
             "configuration."
         )
     return config[name]
+
+
+def number_of_steps(config: Config, name: str) -> int:
+    """Return how many noise levels a network was trained on, 1000 by default.
+
+    Raises:
+        ConfigError: it is no whole number, or one that would take minutes to tabulate.
+    """
+    steps = config.get(name, 1000)
+    if type(steps) is not int or not 1 <= steps <= _MAX_STEPS:
+        raise ConfigError(
+            f"{name} = {steps!r}; it must be a whole number from 1 to {_MAX_STEPS}."
+        )
+    return steps
+
+
+def check_size(shapes: Shapes, num_levels: int, blocks: Any) -> None:
+    """Compare the size of a network in the configuration with the number of tensors.
+
+    It would take minutes to build an absurdly large one, only to find that out.
+
+    Raises:
+        ConfigError: every block has several tensors, and the file has fewer.
+    """
+    if type(blocks) is not int or num_levels * blocks > len(shapes):
+        raise ConfigError(
+            f"the configuration has {num_levels} levels of {blocks!r} blocks; the file "
+            f"has {len(shapes)} tensors. Correct layers_per_block."
+        )
 
 
 def check_agreement(config: Config, inferred: Config) -> None:

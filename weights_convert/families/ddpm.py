@@ -16,6 +16,7 @@ from weights_convert.families.base import (
     check_agreement,
     count,
     discrete_prior,
+    number_of_steps,
     required,
 )
 from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
@@ -138,7 +139,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
 def _betas(config: Config) -> Betas:
     return Betas.of(
         config.get("beta_schedule", "linear"),
-        num_timesteps=config.get("num_diffusion_timesteps", 1000),
+        num_timesteps=number_of_steps(config, "num_diffusion_timesteps"),
         start=config.get("beta_start", 1e-4),
         end=config.get("beta_end", 2e-2),
     )

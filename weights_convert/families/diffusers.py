@@ -22,7 +22,9 @@ from weights_convert.families.base import (
     ConfigError,
     Family,
     Plan,
+    check_size,
     discrete_prior,
+    number_of_steps,
     required,
 )
 from weights_convert.families.diffusers_layers import (
@@ -98,6 +100,7 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
                 f"{name} = {known[name]!r} cannot be converted; only {value!r} can."
             )
     widths = required(config, "block_out_channels", "they are the widths of the levels")
+    check_size(shapes, len(widths), known["layers_per_block"])
     down = _levels(known, widths, "down", known["layers_per_block"])
     up = _levels(known, widths[::-1], "up", known["layers_per_block"] + 1)
     film = known["resnet_time_scale_shift"] == "scale_shift"
@@ -154,7 +157,7 @@ def schedule(scheduler: Config) -> Betas:
         )
     return Betas.of(
         _RECIPES[name],
-        num_timesteps=scheduler.get("num_train_timesteps", 1000),
+        num_timesteps=number_of_steps(scheduler, "num_train_timesteps"),
         start=scheduler.get("beta_start", 1e-4),
         end=scheduler.get("beta_end", 2e-2),
     )
@@ -163,7 +166,7 @@ def schedule(scheduler: Config) -> Betas:
 def timesteps(scheduler: Config, num_steps: int) -> np.ndarray:
     """Return the training indices that its sampler visits, noisiest first."""
     return spaced_timesteps(
-        scheduler.get("num_train_timesteps", 1000),
+        number_of_steps(scheduler, "num_train_timesteps"),
         num_steps,
         spacing=scheduler.get("timestep_spacing", "leading"),
         offset=scheduler.get("steps_offset", 0),
@@ -171,6 +174,11 @@ def timesteps(scheduler: Config, num_steps: int) -> np.ndarray:
 
 
 def _prior(scheduler: Config) -> dict[str, Any]:
+    if not isinstance(scheduler, Mapping):
+        raise ConfigError(
+            f"scheduler = {scheduler!r}; it must be the object of a "
+            "scheduler_config.json."
+        )
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ConfigError(
@@ -227,6 +235,7 @@ def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of an AutoencoderKL."""
     widths = required(config, "block_out_channels", "they are the widths of the levels")
     blocks = config.get("layers_per_block", 1)
+    check_size(shapes, len(widths), blocks)
     levels = [
         {"width": width, "blocks": blocks, "resample": "corner"} for width in widths
     ]

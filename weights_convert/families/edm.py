@@ -25,6 +25,7 @@ from weights_convert.families.base import (
     check_agreement,
     count,
     discrete_prior,
+    number_of_steps,
     required,
 )
 from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
@@ -205,13 +206,13 @@ def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
         vp = VPPreconditioning(
             beta_min=least,
             beta_max=least + config.get("beta_d", 19.9),
-            label_scale=config.get("M", 1000) - 1,
+            label_scale=number_of_steps(config, "M") - 1,
         )
         return _range(vp, 0.002, 150.0)
     if name == "VEPrecond":
         return _range(VEPreconditioning(), 0.02, 100.0)
     if name == "iDDPMPrecond":
-        betas = Betas.of("iddpm", num_timesteps=config.get("M", 1000))
+        betas = Betas.of("iddpm", num_timesteps=number_of_steps(config, "M"))
         learned = channels[2] == 2 * channels[0]
         return discrete_prior(NearestNoisePrediction, betas, learned_variance=learned)
     raise ConfigError(

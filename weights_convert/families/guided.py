@@ -24,6 +24,7 @@ from weights_convert.families.base import (
     check_agreement,
     count,
     discrete_prior,
+    number_of_steps,
     required,
 )
 from weights_convert.families.guided_layers import (
@@ -140,7 +141,7 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     order = _order(config)
     betas = Betas.of(
         config.get("noise_schedule", "linear"),
-        num_timesteps=config.get("diffusion_steps", 1000),
+        num_timesteps=number_of_steps(config, "diffusion_steps"),
     )
     seen, out = arguments["channels"]
     architecture = Architecture.of("adm_unet", **arguments)

@@ -45,8 +45,12 @@ def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoin
         CheckpointError: if the file cannot be read, is damaged, or is hostile.
     """
     path = Path(path)
-    opened = checkpoint_of(path, *_read(path))
-    return opened if container is None else opened.select(container)
+    try:
+        return checkpoint_of(path, *_read(path), container=container)
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:

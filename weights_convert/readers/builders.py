@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.readers.inert import Global, name_of
+from weights_convert.readers.inert import Global, LongText, name_of
 from weights_convert.readers.tensors import (
     DTYPES,
     CheckpointError,
@@ -136,6 +136,27 @@ def _ordered_dictionary(pairs: Any = ()) -> dict[Any, Any]:
     return dict(pairs)
 
 
+def _latin1(text: Any, encoding: Any) -> memoryview:
+    """Stand for _codecs.encode, by which protocol 2 writes the bytes of arrays."""
+    if isinstance(text, LongText):
+        whole = str(text.data, "utf-8") if text.encoded is None else ""
+        text.encoded = text.encoded or _latin1(whole, encoding)
+        return text.encoded
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise CheckpointError(
+            f"bytes are made of {show(text)}, encoded as {show(encoding)}; only text "
+            "in latin1 is known."
+        )
+    return memoryview(text.encode("latin1"))
+
+
+def _no_bytes(*values: Any) -> bytes:
+    """Stand for bytes(), by which protocol 2 writes none."""
+    if values:
+        raise CheckpointError("bytes are made of something; the file is damaged.")
+    return b""
+
+
 def _elements(values: Any) -> list[Any] | tuple[Any, ...]:
     """Return what may be copied: the budget counts lists and tuples, nothing else."""
     if type(values) not in (list, tuple):
@@ -173,4 +194,7 @@ BUILDERS: dict[str, Callable[..., Any]] = _TENSORS | {
     "builtins.frozenset": _list,
     "__builtin__.set": _list,
     "__builtin__.frozenset": _list,
+    "_codecs.encode": _latin1,
+    "builtins.bytes": _no_bytes,
+    "__builtin__.bytes": _no_bytes,
 }

@@ -17,10 +17,14 @@ _MAX_LISTED = 12
 
 @dataclass(frozen=True, eq=False)
 class Container:
-    """One state dict of a checkpoint: its tensors and what stands beside them."""
+    """One state dict of a checkpoint: its tensors and what stands beside them.
+
+    `problem` says why it cannot be selected; nothing if it can.
+    """
 
     tensors: dict[str, LazyTensor]
     extra: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def num_parameters(self) -> int:
@@ -80,6 +84,11 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         selected = self.choices[self.container]
+        if selected.problem:
+            raise CheckpointError(
+                f"{self.path}: {self.container} {selected.problem}; select another "
+                f"container: {_listing(self.choices)}."
+            )
         strange = [k for k, v in selected.extra.items() if _is_strange_tensor(v)]
         if strange:
             raise CheckpointError(
@@ -88,7 +97,8 @@ class Checkpoint:
                 "save plain dense ones, or select another container: "
                 f"{_listing(self.choices)}."
             )
-        storages = {id(t.storage): t.storage for t in selected.tensors.values()}
+        # Several storages may be made of the same bytes.
+        storages = {id(t.storage.data): t.storage for t in selected.tensors.values()}
         stored = sum(storage.nbytes for storage in storages.values())
         if selected.nbytes > max(_MAX_GROWTH * stored, _SMALL_BYTES):
             raise CheckpointError(

@@ -5,13 +5,16 @@ itself or lie in dictionaries and lists. Which is selected unless the user says 
 those with less than half as many numbers as the largest are left aside (a decay rate,
 a schedule); of the rest averaged weights come first, then the usual names, then any;
 then the one with most numbers; then the last, because ermongroup/ddim appends the
-averaged weights to a list.
+averaged weights to a list. Averages without names are named after the state dict beside
+them (`averages.py`).
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from weights_convert.readers.arrays import tensor_of
+from weights_convert.readers.averages import averages, named_by
 from weights_convert.readers.checkpoint import Checkpoint, Container
 from weights_convert.readers.machine import Budget
 from weights_convert.readers.modules import as_dict, container_of, is_module
@@ -30,11 +33,24 @@ _OPTIMISER = {"state", "param_groups"}
 _MAX_DEPTH = 4
 _MAX_VISITS = 200_000
 
+Place = tuple[str, ...]  # keys from the outside in
+
 
 def checkpoint_of(
-    path: Path, kind: str, root: Any, notes: dict[str, Any] | None = None
+    path: Path,
+    kind: str,
+    root: Any,
+    notes: dict[str, Any] | None = None,
+    container: str | None = None,
 ) -> Checkpoint:
     """Return a checkpoint with its state dicts found and one selected.
+
+    Args:
+        path: of the file.
+        kind: its format, in words.
+        root: the object in it.
+        notes: what else is known about it.
+        container: what to select, see `Checkpoint.select`; None to choose.
 
     Raises:
         CheckpointError: if there is none, or its tensors cannot be read.
@@ -52,7 +68,10 @@ def checkpoint_of(
     )
     values = as_dict(root) or {}
     beside = {str(key): v for key, v in values.items() if not _is_inside(v)}
-    return Checkpoint(path, kind, choices, best, beside | (notes or {}))
+    name = (container or "").partition(":")[0]
+    first = name if name in choices else best
+    opened = Checkpoint(path, kind, choices, first, beside | (notes or {}))
+    return opened if container is None else opened.select(container)
 
 
 def _rank(name: str) -> int:
@@ -69,15 +88,31 @@ def _is_inside(value: Any) -> bool:
 def _find(root: Any) -> Iterator[tuple[str, Container]]:
     """Yield the state dicts with their places, from the outside in, each once."""
     budget = Budget(_MAX_VISITS)
-    pending: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    found: dict[Place, Container] = {}
+    nameless = []
+    for place, value in _walk(root):
+        container = _container(value, budget)
+        shadow = averages(value)
+        if shadow:
+            nameless.append((place, shadow))
+        elif container.tensors:
+            found[place] = container
+            yield "/".join(place) or ".", container
+    for place, shadow in nameless:
+        budget.spend(len(found))
+        beside = [found[other] for other in found if other[:-1] == place[:-1] and other]
+        yield "/".join(place) or ".", named_by(shadow, beside, budget)
+
+
+def _walk(root: Any) -> Iterator[tuple[Place, Any]]:
+    """Yield every value in which a state dict may lie, with its place, once."""
+    pending: list[tuple[Place, Any]] = [((), root)]
     seen: set[int] = set()
     for place, value in pending:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        container = _container(value, budget)
-        if container.tensors:
-            yield "/".join(place) or ".", container
+        yield place, value
         if len(place) < _MAX_DEPTH:
             pending += [((*place, key), child) for key, child in _children(value)]
 
@@ -102,8 +137,10 @@ def _container(value: Any, budget: Budget) -> Container:
     else:
         entries = as_dict(value) or {}
         named = [(str(k), v) for k, v in entries.items() if isinstance(k, str | int)]
-        tensors = [(name, v) for name, v in named if isinstance(v, LazyTensor)]
-        others = {name: v for name, v in named if not isinstance(v, LazyTensor)}
+        found = [(name, tensor_of(value)) for name, value in named]
+        tensors = [(name, tensor) for name, tensor in found if tensor is not None]
+        held = {name for name, _ in tensors}
+        others = {name: value for name, value in named if name not in held}
         container = Container(dict(tensors), others)
         if len(container.tensors) < len(tensors):
             raise CheckpointError(

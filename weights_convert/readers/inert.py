@@ -40,6 +40,19 @@ class Opaque:
         return f"<inert {name_of(self.function)}>"
 
 
+@dataclass(eq=False, slots=True)
+class LongText:
+    """Text that is too long for a name: an array that protocol 2 wrote as text.
+
+    Attributes:
+        data: UTF-8, in the file.
+        encoded: the array's bytes, once they were asked for.
+    """
+
+    data: memoryview
+    encoded: memoryview | None = None
+
+
 def name_of(function: Any) -> str:
     """Return the name of what would have been called, nothing if it has none.
 

@@ -16,6 +16,7 @@ Builder = Callable[..., Any]
 # Weights, averages and optimiser of 700 tensors take 120 000 operations.
 MAX_OPERATIONS = 500_000
 MAX_LINE_BYTES = 256
+_CHARACTERS_PER_OPERATION = 256
 
 
 class Budget:
@@ -44,6 +45,13 @@ def no_storages(name: Any) -> Any:
         f"a plain pickle refers to an object outside of it, {show(name)}; save the "
         "state dict with torch.save."
     )
+
+
+def _cost(argument: Any) -> int:
+    """Return the operations that a copy of an argument counts for."""
+    if isinstance(argument, list | tuple):
+        return len(argument)
+    return len(argument) // _CHARACTERS_PER_OPERATION if type(argument) is str else 0
 
 
 class Machine:
@@ -163,7 +171,7 @@ class Machine:
         if builder is None or type(args) is not tuple:
             return Opaque(function, args)
         # A builder may copy what it is given, and may be given the same many times.
-        self.budget.spend(sum(len(a) for a in args if isinstance(a, list | tuple)))
+        self.budget.spend(sum(map(_cost, args)))
         return builder(*args)
 
     def find_storage(self) -> None:

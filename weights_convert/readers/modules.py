@@ -7,6 +7,7 @@ their classes, which stays text.
 
 from typing import Any
 
+from weights_convert.readers.arrays import tensor_of
 from weights_convert.readers.checkpoint import Container
 from weights_convert.readers.inert import Opaque, name_of
 from weights_convert.readers.machine import Budget
@@ -94,9 +95,9 @@ def _collect(
     own = _part(attributes, "_parameters", budget)
     own = own | _persistent_buffers(attributes, budget)
     for name, value in own.items():
-        place = _place(prefix, name)
-        if isinstance(value, LazyTensor):
-            tensors[place] = value
+        place, tensor = _place(prefix, name), tensor_of(value)
+        if tensor is not None:
+            tensors[place] = tensor
         elif value is not None:
             raise CheckpointError(
                 f"{show(place)} is no plain tensor; save the state dict."

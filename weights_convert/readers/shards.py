@@ -13,6 +13,17 @@ def matches(path: Path) -> bool:
     return path.name.endswith(".index.json")
 
 
+def files(path: Path) -> list[Path]:
+    """Return the files that an index names, sorted; none for a file that is no index.
+
+    Raises:
+        CheckpointError: the index is damaged or leads out of its folder.
+    """
+    if not matches(path):
+        return []
+    return [path.parent / name for name in _names(path, _places(path, _index(path)))]
+
+
 def read(
     path: Path, read_file: Callable[[Path], Any]
 ) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
@@ -25,26 +36,19 @@ def read(
     Raises:
         CheckpointError: if index and files do not agree, name for name.
     """
-    index = parse_json(map_file(path))
-    places = index.get("weight_map")
-    if type(places) is not dict or not places:
-        raise CheckpointError(
-            f'{path} has no "weight_map" from tensors to files; it is no index.'
-        )
-    files = {
-        name: read_file(path.parent / name)
-        for name in sorted({_plain(path, name) for name in places.values()})
-    }
+    index = _index(path)
+    places = _places(path, index)
+    parts = {name: read_file(path.parent / name) for name in _names(path, places)}
     tensors: dict[str, LazyTensor] = {}
     for name, file in places.items():
-        found = files[file].get(name) if type(files[file]) is dict else None
+        found = parts[file].get(name) if type(parts[file]) is dict else None
         if not isinstance(found, LazyTensor):
             raise CheckpointError(
                 f"{path} places {show(name)} in {show(file)}, which lacks it; download "
                 "both again."
             )
         tensors[name] = found
-    unlisted = sum(map(len, files.values())) - len(tensors)
+    unlisted = sum(map(len, parts.values())) - len(tensors)
     if unlisted:
         raise CheckpointError(
             f"the files of {path} hold {unlisted} tensors that it does not list; "
@@ -52,6 +56,24 @@ def read(
         )
     metadata = index.get("metadata")
     return tensors, metadata if type(metadata) is dict else {}
+
+
+def _index(path: Path) -> dict[str, Any]:
+    return parse_json(map_file(path))
+
+
+def _places(path: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """Return the map from tensors to names of files."""
+    places = index.get("weight_map")
+    if type(places) is not dict or not places:
+        raise CheckpointError(
+            f'{path} has no "weight_map" from tensors to files; it is no index.'
+        )
+    return places
+
+
+def _names(path: Path, places: dict[str, Any]) -> list[str]:
+    return sorted({_plain(path, name) for name in places.values()})
 
 
 def _plain(path: Path, name: Any) -> str:

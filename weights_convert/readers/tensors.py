@@ -137,7 +137,7 @@ def checksum_of(data: memoryview) -> int:
     return found
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     """Return whether a value is a whole number >= 0; True and False are not."""
     return type(value) is int and value >= 0
 
@@ -162,7 +162,7 @@ class LazyTensor:
 
     def __post_init__(self) -> None:
         sizes = (*self.shape, *self.strides, self.offset)
-        if not all(map(_is_count, sizes)) or len(self.shape) != len(self.strides):
+        if not all(map(is_count, sizes)) or len(self.shape) != len(self.strides):
             raise CheckpointError(
                 "shape, strides and offset of a tensor must be whole numbers >= 0 and "
                 "as many strides as axes; the file is damaged."

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from weights_convert.readers.inert import Global, Opaque
+from weights_convert.readers.inert import Global, LongText, Opaque
 from weights_convert.readers.machine import Machine
 from weights_convert.readers.tensors import CheckpointError, show
 
@@ -150,11 +150,10 @@ def _integer(machine: Machine, length: int) -> None:
 
 
 def _text(machine: Machine, length: int) -> None:
-    """Push text; source code in an EDM pickle is the longest there is."""
+    """Push text; longer than source code are only arrays written as text."""
     data = machine.take(length)
-    if length > MAX_TEXT_BYTES:
-        raise ValueError(f"a text of {length} bytes")
-    machine.push(str(data, "utf-8"))
+    is_long = length > MAX_TEXT_BYTES
+    machine.push(LongText(data) if is_long else str(data, "utf-8"))
 
 
 def _string(machine: Machine, length: int) -> None:

@@ -1,6 +1,7 @@
 """Small good files of every format, from which the corpus grows."""
 
 import json
+import pickle
 import struct
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from tests.weights_convert.readers.files import (
 from tests.weights_convert.readers.pickles import Call, Name, dumps, ordered
 
 Files = dict[str, bytes]
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 
 
@@ -43,6 +45,12 @@ def _training_state() -> dict:
         "ema": ordered(_arrays()),
         "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": [{}]},
     }
+
+
+def _averages() -> dict:
+    """Return a checkpoint of score_sde: its averages have no names."""
+    shadow = {"decay": 0.999, "shadow_params": list(_arrays().values())}
+    return {"model": ordered(_arrays()), "ema": shadow}
 
 
 def _snapshot() -> dict:
@@ -86,6 +94,9 @@ def seed_files() -> dict[str, Files]:
         "safetensors": {"model.safetensors": _safetensors()},
         "shards": _shards(),
         "pickle": {"network.pkl": dumps(_snapshot(), 4)},
+        "arrays": {"network.pkl": pickle.dumps({"ema": _arrays()}, 4)},
+        "arrays_text": {"network.pkl": pickle.dumps({"ema": _arrays()}, 2)},
+        "averages": {"last.ckpt": zip_file(_averages())},
     }
 
 

@@ -64,6 +64,51 @@ def test_another_choice(opened):
             checkpoint.select(name)
 
 
+FILTER, FROZEN = np.ones(5), np.full((2, 2), 3.0)
+SCORE_MODEL = {
+    "module.sigmas": FILTER,
+    "module.a.w": ONES,
+    "module.a.b": ONES[0],
+    "module.filter": FROZEN,
+    "module.b.w": ONES.T,
+}
+SHADOW = [TWOS, TWOS[0], TWOS.T]
+
+
+def _score_sde(shadow, model=SCORE_MODEL):
+    averages = {"decay": 0.999, "num_updates": 7, "shadow_params": shadow}
+    value = {"optimizer": OPTIMISER, "model": ordered(model), "ema": averages}
+    return zip_file(value | {"step": 1})
+
+
+def test_averages_without_names_get_those_of_the_model(opened):
+    """As in score_sde; what is not averaged comes from the model."""
+    checkpoint = opened(_score_sde(SHADOW))
+    assert list(checkpoint.choices) == ["model", "ema"]
+    assert checkpoint.container == "ema"
+    named = {"sigmas": FILTER, "a.w": TWOS, "a.b": TWOS[0], "filter": FROZEN}
+    assert_holds(checkpoint, named | {"b.w": TWOS.T})
+    assert checkpoint.tensors["a.w"].name == "a.w"
+    plain = {name.removeprefix("module."): v for name, v in SCORE_MODEL.items()}
+    assert_holds(checkpoint.select("model"), plain)
+
+
+@pytest.mark.parametrize(
+    ("shadow", "model", "message"),
+    [
+        ([*SHADOW[:2], FILTER], SCORE_MODEL, "no state dict beside it fits"),
+        (SHADOW[::-1], SCORE_MODEL, "no state dict beside it fits"),
+        ([TWOS], {"w": ONES, "running": ONES}, "shapes do not tell"),
+    ],
+)
+def test_averages_that_cannot_be_named_are_not_taken_silently(
+    shadow, model, message, opened
+):
+    with pytest.raises(CheckpointError, match=f"{message}.*'model'"):
+        opened(_score_sde(shadow, model))
+    assert opened(_score_sde(shadow, model), container="model").tensors
+
+
 def test_long_lists_of_choices_are_shortened(opened):
     value = {f"net {i}": MODEL for i in range(40)}
     with pytest.raises(CheckpointError, match=r"'net 11', \.{4}$"):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.weights_convert.readers.pickles import Call, Name, dumps
 from weights_convert.readers.builders import BUILDERS
-from weights_convert.readers.inert import Global, Opaque
+from weights_convert.readers.inert import Global, LongText, Opaque
 from weights_convert.readers.machine import MAX_OPERATIONS, Budget
 from weights_convert.readers.tensors import CheckpointError
 from weights_convert.readers.unpickler import Unpickler
@@ -161,7 +161,7 @@ DAMAGED = {
         Call(Name("collections", "OrderedDict"), ([(1, 2)],))
     ),
     "set_of_bytes": dumps(Call(Name("builtins", "set"), (b"ab",))),
-    "long_text_that_is_there": b"\x80\x02X\0\0\x20\0" + bytes(1 << 21) + b".",
+    "long_text_for_a_name": b"\x80\x04\x8c\1aX\0\0\x20\0" + bytes(1 << 21) + b"\x93.",
     "long_string_that_is_there": b"\x80\x02T\0\0\x20\0" + bytes(1 << 21) + b".",
     "dictionary_of_a_number": dumps(Call(Name("collections", "OrderedDict"), (1,))),
 }
@@ -185,3 +185,10 @@ def test_copies_are_charged():
     call = b"ccollections\nOrderedDict\nh\0\x85R0"
     with pytest.raises(CheckpointError, match="operations"):
         load(b"\x80\x02" + pairs + b"q\0" + call * 1000 + b".")
+
+
+def test_long_text_stays_in_the_file():
+    data = b"\x80\x02}X\0\0\x20\0" + b"a" * (1 << 21) + b"Ns."
+    ((key, _),) = load(data).items()
+    assert isinstance(key, Opaque) and isinstance(key.args, LongText)
+    assert len(key.args.data) == 1 << 21 and key.args.encoded is None

@@ -86,7 +86,7 @@ def test_bias_of_the_unadjusted_chain():
 
 @pytest.mark.parametrize(
     "kernel",
-    [MALA(step_size=0.05), HMC(step_size=0.2, num_leapfrog=5)],
+    [MALA(step_size=0.03), HMC(step_size=0.2, num_leapfrog=5)],
     ids=lambda kernel: type(kernel).__name__,
 )
 def test_adjusted_chains_sample_the_posterior_of_a_quadratic_energy(kernel):
@@ -124,11 +124,12 @@ def test_a_single_chain_stays_in_its_mode():
     share = np.mean(x.sum(1) > 0)
     exact = prior.mixture.posterior(law.y, jnp.asarray(law.matrix), 3.0)
     first = float(jnp.exp(exact.log_weights[0]))
-    assert abs(share - first) > stat(500)
+    # n = 500 draws of a standard deviation of at most 1/2, k = 4.
+    assert abs(share - first) > stat(500) / 2
     inside = x[x.sum(1) > 0]
     mean = np.asarray(exact.components.mean[0])
     # Standard deviations of the mode are below 0.35.
-    assert np.all(np.abs(inside.mean(0) - mean) < 0.35 * stat(len(inside)) + 0.02)
+    assert np.all(np.abs(inside.mean(0) - mean) < 0.35 * stat(len(inside)))
 
 
 @pytest.mark.usefixtures("x64")

@@ -92,8 +92,8 @@ def test_the_best_start_wins():
     costs, signals = jax.jit(jax.vmap(run))(jnp.stack(starts))
     assert np.ptp(costs) > 0.1, "the starts end in different minima"
     found = solve(KEY, problem, prior, together).x
-    # Hundreds of steps of two programs: measured 2e-11.
-    np.testing.assert_allclose(found, signals[np.argmin(costs)], rtol=1e-8)
+    # Measured 3e-16; hundreds of steps of two programs may round apart elsewhere.
+    np.testing.assert_allclose(found, signals[np.argmin(costs)], rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")

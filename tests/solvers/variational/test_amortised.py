@@ -94,7 +94,7 @@ def test_trained_regression_is_the_posterior_mean():
         on_step=_ignore,
     )
     gain, shift = exact_gain()
-    # Measured 0.006; standard errors are about sqrt(S_ii / (400 * 256 / 4)) = 0.005.
+    # Measured 0.007; standard errors are about sqrt(S_ii / (400 * 256 / 4)) = 0.005.
     np.testing.assert_allclose(state.net.gain, gain, atol=0.02)
     np.testing.assert_allclose(state.net.shift, shift, atol=0.02)
     solver = AmortisedMean(features=measurement_features)

@@ -185,15 +185,15 @@ def _denoiser(prior: Any) -> DenoiserProx:
 
 
 def _total_variation(prior: Any) -> TotalVariation:
-    return TotalVariation.isotropic(prior.shape, weight=8.0)
+    return TotalVariation.isotropic(prior.shape, weight=2.0)
 
 
 def _wavelets(prior: Any) -> CycleSpinning:
-    return CycleSpinning(inner=Sparsity.wavelets(prior.shape, weight=6.0))
+    return CycleSpinning(inner=Sparsity.wavelets(prior.shape, weight=4.0))
 
 
 def _smoothness(prior: Any) -> Quadratic:
-    return Quadratic.smoothness(prior.shape, weight=20.0)
+    return Quadratic.smoothness(prior.shape, weight=2.0)
 
 
 def _non_local_means(prior: Any) -> NonLocalMeans:

@@ -51,6 +51,19 @@ def test_it_writes_pictures_report_and_manifest(reconstruct, tmp_path, capsys):
     assert _manifest(out)["scores"] == manifest["scores"]
 
 
+@pytest.mark.parametrize(
+    ("solver", "used", "forwards"),
+    [("tv_admm", "TotalVariation", 0), ("pnp_admm", "DenoiserProx", 3)],
+)
+def test_a_solver_gets_the_kind_of_prior_it_takes(
+    reconstruct, tmp_path, solver, used, forwards
+):
+    assert reconstruct(solver=solver) == 0
+    manifest = _manifest(tmp_path / "out")
+    assert manifest["regulariser"]["type"] == used
+    assert manifest["calls"]["forwards"] == forwards
+
+
 def test_an_interrupted_solve_goes_on_to_the_same_picture(
     reconstruct, tmp_path, monkeypatch, capsys
 ):

@@ -97,7 +97,7 @@ class TotalVariation(ProximalPrior):
             return (new, new + weight * (new - z), t), None
 
         z = jnp.zeros_like(self.analysis(x))
-        start = (z, z, jnp.ones((), x.dtype))
+        start: Any = (z, z, jnp.ones((), x.dtype))
         (z, *_), _ = jax.lax.scan(iterate, start, None, length=self.num_inner)
         return x - self.analysis_adjoint(z)
 

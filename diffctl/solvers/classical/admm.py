@@ -59,11 +59,15 @@ class ADMM(PenaltySolver):
     num_inner: int = static(default=10)
 
     @classmethod
-    def plug_and_play(cls, *, num_steps: int = 30, num_inner: int = 20) -> "ADMM":
-        """Return settings for a network of weight 1: levels from 0.5 down to 0.02."""
+    def plug_and_play(cls, *, num_steps: int = 40, num_inner: int = 20) -> "ADMM":
+        """Return settings for a network of weight 1: levels from 3 down to 0.02.
+
+        Published ones start near 0.5, too low for large gaps: digits of which 92 % are
+        missing are then restored to 7 dB instead of 21 dB, and blur costs nothing.
+        """
         return cls(
             num_steps=num_steps,
-            penalty=penalty_of_level(0.5),
+            penalty=penalty_of_level(3.0),
             final_penalty=penalty_of_level(0.02),
             num_inner=num_inner,
         )

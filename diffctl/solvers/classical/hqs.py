@@ -31,7 +31,8 @@ class HQS(PenaltySolver):
 
     Args:
         num_steps: n; 8 to 24 published for networks.
-        penalty: p of the first iteration, (); the default is a level of 0.5.
+        penalty: p of the first iteration, (); the default is a level of 3, because
+            the published ones near 0.5 do not fill large gaps (see `ADMM`).
         final_penalty: of the last one; the default is a level of 0.02.
         num_inner: conjugate gradients in each iteration.
     """
@@ -44,7 +45,8 @@ class HQS(PenaltySolver):
         "TPAMI 2021"
     )
 
-    num_steps: int = static(default=30)
+    num_steps: int = static(default=40)
+    penalty: Any = penalty_of_level(3.0)
     final_penalty: Any = penalty_of_level(0.02)
     num_inner: int = static(default=20)
 

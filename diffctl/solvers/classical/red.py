@@ -33,6 +33,8 @@ class RED(PenaltySolver):
 
     Requirements: a linear operator, white noise, a proximal prior used as denoiser.
 
+    Slow where little is measured: gaps move by l / (L + l) of what the denoiser asks.
+
     Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each), n products with
     A^T A; 72 more at the start for the norm of A if it has no singular system.
 

@@ -138,8 +138,9 @@ def test_damping_mixes_the_input_in():
 
 
 def test_defaults_go_down_the_levels_of_the_denoiser():
-    for solver, last in ((HQS(), 0.02), (ADMM.plug_and_play(), 0.02), (RED(), 0.05)):
+    ends = ((HQS(), 3, 0.02), (ADMM.plug_and_play(), 3, 0.02), (RED(), 0.5, 0.05))
+    for solver, first, last in ends:
         levels = 1 / np.sqrt(solver.penalties(jnp.float32))
-        np.testing.assert_allclose(levels[[0, -1]], [0.5, last], rtol=1e-5)
+        np.testing.assert_allclose(levels[[0, -1]], [first, last], rtol=1e-5)
         ratios = levels[1:] / levels[:-1]
         np.testing.assert_allclose(ratios, ratios[0], rtol=1e-4)

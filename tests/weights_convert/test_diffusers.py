@@ -121,6 +121,10 @@ def test_other_options_have_other_tensors():
     [
         ({"time_embedding_type": "fourier"}, "'fourier' cannot be converted"),
         ({"act_fn": "mish"}, "act_fn = 'mish'"),
+        ({"attn_norm_num_groups": 2}, "attn_norm_num_groups = 2"),
+        ({"layers_per_block": 10**6}, "Correct layers_per_block"),
+        ({"scheduler": {"num_train_timesteps": 10**9}}, "whole number from 1"),
+        ({"scheduler": 7}, "scheduler = 7"),
         ({"down_block_types": ["SkipDownBlock2D"] * 2}, "type 'SkipDownBlock2D'"),
         ({"scheduler": {"prediction_type": "flow"}}, "prediction_type = 'flow'"),
         ({"scheduler": None}, "'scheduler' is needed"),

@@ -99,6 +99,11 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
             raise ConfigError(
                 f"{name} = {known[name]!r} cannot be converted; only {value!r} can."
             )
+    if known["attn_norm_num_groups"] not in (None, known["norm_num_groups"]):
+        raise ConfigError(
+            f"attn_norm_num_groups = {known['attn_norm_num_groups']!r} cannot be "
+            f"converted; only norm_num_groups = {known['norm_num_groups']!r} can."
+        )
     widths = required(config, "block_out_channels", "they are the widths of the levels")
     check_size(shapes, len(widths), known["layers_per_block"])
     down = _levels(known, widths, "down", known["layers_per_block"])

@@ -147,7 +147,8 @@ class Verify:
 
     def run(self, console: Console) -> int:
         """Print the comparison; return 1 if the networks differ."""
-        found = verify(self.folder, self.reference)
+        with console.status("comparing; compiling a large network takes minutes"):
+            found = verify(self.folder, self.reference)
         title = f"{self.folder} against {self.reference.name}"
         console.print(report.parity_table(title, found.rows))
         if found.probes:

@@ -4,19 +4,21 @@ Towards the noisy end the reverse process contracts nothing that the measurement
 for, and far from a solution its linearisation says little. One rollout that looks ahead
 with the denoiser alone, instead of with the steps that are still to come, starts close:
 
-    (1)  u_i = - strength * gamma_i * damp_i * grad_z l(A(D_i(z_i)))
-    (2)  damp_i = 1 / (1 + r_i^2 h_i),    r_i^2 = sigma_i^2 / (1 + sigma_i^2)
+    (1)  u_i = - strength * gamma_i * J_i^T d_i
+    (2)  (I + r_i^2 A^T l'' A) d_i = A^T l',    r_i^2 = sigma_i^2 / (1 + sigma_i^2)
 
-D_i is the denoiser at level i and gamma_i the reverse step's weight of a score. DOC's
-unknowns are scaled controls, so that gamma_i comes to it as a gain of their unit. Were
-the clean signal given x_i Gaussian around D_i with variance r_i^2, the loss of
-curvature h would be wider by that factor (for Gaussian noise of std s, h = 1 / s^2 and
-(1) has the weight 1 / (s^2 + r_i^2) of PiGDM: Song et al., ICLR 2023). h is taken along
-the gradient of the loss.
+with the denoiser's estimate x0 = D_i(z_i) at level i, J_i its Jacobian, A the
+derivative of the measurement there, l' and l'' those of the loss and gamma_i the
+reverse step's weight of a score. DOC's unknowns are scaled controls, so that gamma_i
+comes to it as a gain of their unit. Were the clean signal given x_i Gaussian around x0
+with variance r_i^2, (2) would make (1) the score of the measurement; for a linear one
+with Gaussian noise of std s it is A^T (s^2 I + r^2 A A^T)^{-1} (A x0 - y), as in PiGDM
+(Song et al., ICLR 2023).
 """
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,8 +27,8 @@ from jax import lax
 
 from diffctl.control import ComposedCost, ControlProblem
 from diffctl.core import Calls
-from diffctl.numerics import squared_norm
-from diffctl.pytree import pytree_dataclass
+from diffctl.numerics import conjugate_gradient
+from diffctl.pytree import pytree_dataclass, static
 
 Lookahead = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -76,13 +78,16 @@ class NoControls(FirstGuess):
 class GuidedControls(FirstGuess):
     """The controls (1) of one rollout. Needs a `ComposedCost` as terminal cost.
 
-    Cost: per step one VJP of the denoiser and one call of the dynamics.
+    Cost: per step one VJP of the denoiser and one call of the dynamics; and `num_inner`
+    products with A and A^T, which are no network calls.
 
     Args:
         strength: (), of the guidance; 1 is the weight of a posterior score.
+        num_inner: steps of conjugate gradients for (2).
     """
 
     strength: Any = 1.0
+    num_inner: int = static(default=20)
 
     def __call__(
         self,
@@ -101,10 +106,8 @@ class GuidedControls(FirstGuess):
 
         def step(z: jax.Array, at: Any) -> tuple[jax.Array, jax.Array]:
             i, gain_i, spread_i = at
-            measured, pullback = jax.vjp(lambda z: cost.vector(lookahead(i, z)), z)
-            loss_grad = jax.grad(cost.loss)(measured)
-            damp = 1 / (1 + spread_i**2 * _curvature(cost, measured, loss_grad))
-            (z_grad,) = pullback(damp * loss_grad)
+            x0_hat, pullback = jax.vjp(lambda z: lookahead(i, z), z)
+            (z_grad,) = pullback(_descent(cost, x0_hat, spread_i, self.num_inner))
             u = -(self.strength * gain_i * z_grad).astype(z.dtype)
             # A measurement that is not finite guides nothing; the driver reports it.
             u = jnp.where(jnp.all(jnp.isfinite(u)), u, 0)
@@ -117,14 +120,18 @@ class GuidedControls(FirstGuess):
         return Calls(fwd=num_steps * (1 + dynamics.fwd), vjp=num_steps)
 
 
-def _curvature(
-    cost: ComposedCost, measured: jax.Array, direction: jax.Array
+def _descent(
+    cost: ComposedCost, x0_hat: jax.Array, spread: jax.Array, num_steps: int
 ) -> jax.Array:
-    """Return d^T l'' d / |d|^2, () >= 0, and 0 for a zero direction."""
-    root_transposed = jax.linear_transpose(
-        lambda w: cost.loss.hessian_root(measured, w), measured
-    )
-    (rooted,) = root_transposed(direction)
-    length = squared_norm(direction)
-    tiny = jnp.finfo(length.dtype).tiny
-    return squared_norm(rooted) / jnp.maximum(length, tiny)
+    """Return d of (2), (*shape)."""
+    measured, forward = jax.linearize(cost.vector, x0_hat)
+    adjoint = jax.linear_transpose(forward, x0_hat)
+    root = partial(cost.loss.hessian_root, measured)
+    root_transposed = jax.linear_transpose(root, measured)
+
+    def widened(d: jax.Array) -> jax.Array:
+        (curved,) = adjoint(root(*root_transposed(forward(d))))
+        return d + spread**2 * curved
+
+    (loss_grad,) = adjoint(jax.grad(cost.loss)(measured))
+    return conjugate_gradient(widened, loss_grad, num_steps=num_steps)

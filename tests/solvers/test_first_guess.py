@@ -38,10 +38,12 @@ def _expected_controls(law, z_init, mode):
             return (share * unit * z + (1 - share) * x0_hat) / unit_next
 
         residual = law.matrix @ law.denoise(unit * z, now) - law.y
-        pulled = unit * law.jacobian(now).T @ law.matrix.T @ residual
+        variance = NOISE_STD**2 * np.eye(len(law.y)) + now**2 / (1 + now**2) * (
+            law.matrix @ law.matrix.T
+        )
+        descent = law.matrix.T @ np.linalg.solve(variance, residual)
         gamma = now * (now - next_) / (unit * unit_next)
-        spread = now**2 / (1 + now**2)
-        u = -STRENGTH * gamma * pulled / (NOISE_STD**2 + spread)
+        u = -STRENGTH * gamma * unit * law.jacobian(now).T @ descent
         controls.append(u / np.sqrt(gamma))  # the unit of DOC's unknowns
         z = phi(z + u) if mode is input_control else phi(z) + u
     return np.stack(controls)

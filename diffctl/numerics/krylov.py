@@ -93,8 +93,8 @@ def least_squares_cg(
     Derivatives: with respect to `y` they are the (damped) pseudo-inverse itself, in
     both modes and for a singular A. With respect to what `forward` closes over, the
     part that turns the null space of A is left out, and forward mode amplifies
-    rounding within it (1e-9 where reverse mode has 1e-15, float64). Reverse mode costs
-    two solves.
+    rounding within it (1e-9 to 1e-5, depending on the program, where reverse mode has
+    1e-15, float64). Reverse mode costs two solves.
     """
     _check_budget(num_steps)
 

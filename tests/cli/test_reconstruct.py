@@ -108,7 +108,7 @@ def test_a_measurement_is_reconstructed(reconstruct, tmp_path, capsys):
     ("options", "message"),
     [
         ({"task": "box_inpaint"}, "did you mean 'box_inpainting'"),
-        ({"solver": "dsp"}, "did you mean 'dps'"),
+        ({"solver": "dps_papr"}, "did you mean 'dps_paper'"),
         ({"steps": "0"}, "at least 1"),
         ({"noise_std": "-1"}, "positive"),
         ({"noise_std": "nan"}, "positive"),

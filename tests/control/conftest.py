@@ -1,15 +1,8 @@
-"""This room computes in float64, and compiles small programs: fast to build."""
+"""This room computes in float64."""
 
-from collections.abc import Iterator
-
-import jax
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def double_precision_quick_compile() -> Iterator[None]:
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def _double_precision(x64: None) -> None:
+    """Every test of the room uses `x64`."""

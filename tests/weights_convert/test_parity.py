@@ -26,7 +26,13 @@ from weights_convert.parity import (
     limit_of,
 )
 
-every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=ids(FOLDERS))
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=ids(FOLDERS))
+def folder(request):
+    """Keep the compiled programs of one folder at a time."""
+    yield request.param
+    jax.clear_caches()
+
 
 # Recorded for wiring that no other folder has; once, in single precision, shows it.
 _VARIANTS = ("diffusers_resnet", "ldm_kl")
@@ -72,7 +78,6 @@ def _recorded(folder, *, double):
     return expected
 
 
-@every_folder
 def test_outputs_and_derivatives_are_those_of_pytorch(folder):
     """In float32, compiled, in batches; the limits are those of the fixtures."""
     rows = [r for s in subjects(folder) for r in compare(s, reference(folder))]
@@ -80,7 +85,7 @@ def test_outputs_and_derivatives_are_those_of_pytorch(folder):
     assert {(row.head, row.quantity) for row in rows} == _recorded(folder, double=False)
 
 
-@pytest.mark.parametrize("folder", _MOSTLY, ids=ids(FOLDERS))
+@pytest.mark.parametrize("folder", _MOSTLY, ids=ids(FOLDERS), indirect=True)
 @pytest.mark.usefixtures("x64")
 def test_in_double_precision_nothing_but_rounding_is_left(folder):
     rows = [
@@ -111,7 +116,7 @@ def _assert_first_recorded(folder, quantity, tag, found):
     assert difference <= limit, (quantity, difference, limit)
 
 
-@pytest.mark.parametrize("folder", _SELDOM, ids=ids(FOLDERS))
+@pytest.mark.parametrize("folder", _SELDOM, ids=ids(FOLDERS), indirect=True)
 def test_one_example_uncompiled_is_the_same(folder):
     """Neither jit nor vmap."""
     function, net, (value, rest, _, _), tag = _first_example(folder)
@@ -119,14 +124,12 @@ def test_one_example_uncompiled_is_the_same(folder):
 
 
 @pytest.mark.slow
-@every_folder
 def test_derivatives_uncompiled_are_the_same(folder):
     function, net, first, tag = _first_example(folder)
     for quantity, found in derivatives(function, net, *first).items():
         _assert_first_recorded(folder, quantity, tag, found)
 
 
-@every_folder
 def test_intermediate_values_are_those_of_pytorch(folder):
     rows = compare_probes(subjects(folder)[0], reference(folder))
     assert not _failures(rows)

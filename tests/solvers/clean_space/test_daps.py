@@ -30,7 +30,7 @@ from diffctl.solvers import (
 )
 from diffctl.solvers.clean_space.clean_laws import CleanLaw, NormalLaw
 from diffctl.solvers.clean_space.inner_samplers import Conditional, InnerSampler
-from tests.contract.counting import CountingPrior, counting
+from tests.contract.counting import counted, counting
 from tests.solvers.bed import NOISE_STD, SIZE, bed, grid, mixture
 from tests.solvers.clean_space.scalars import SHARP, WEAK, chain_moments
 from tests.tolerances import EXACT64, stat
@@ -282,7 +282,7 @@ def test_the_unit_of_the_measurement_does_not_matter():
 def test_calls_are_counted_by_flow_and_law():
     flow = FlowToLevel(num_steps=3)
     solver = DAPS(grid=grid(2), flow=flow, law=FrozenScore(), sampler=ExactDraw())
-    prior = CountingPrior(inner=bed().prior())
+    prior = counted(bed().prior())
     with counting() as calls:
         solution = solve(KEY, bed().problem(), prior, solver)
         jax.block_until_ready(solution.x)

@@ -22,6 +22,7 @@ from diffctl.operators import (
 )
 from diffctl.solvers import likelihood
 from diffctl.solvers.dps import exact_unit
+from diffctl.solvers.first_guess import GuidedControls
 
 _DIGITS = 10
 _NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
@@ -119,9 +120,10 @@ def _guidance_settings() -> Mapping[str, Any]:
     return {"cost": likelihood, "unit": exact_unit, "guidance_scale": 2.0}
 
 
-def _varied_settings() -> Mapping[str, Any]:
-    # From the mode of the noise there is one image per class; a draw gives variety.
-    return {"start_scale": 1.0}
+def _drawing_settings() -> Mapping[str, Any]:
+    # From the mode of the noise there is one image per class. A draw near it gives some
+    # variety; one with the prior's own spread often a broken digit (see the README).
+    return {"start_scale": 0.1, "first_guess": GuidedControls(strength=2.0)}
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Guidance(Task):
 
     takes_label: ClassVar[bool] = True
 
-    doc_settings: Mapping[str, Any] = field(default_factory=_varied_settings)
+    doc_settings: Mapping[str, Any] = field(default_factory=_drawing_settings)
     dps_settings: Mapping[str, Any] = field(default_factory=_guidance_settings)
 
     def pose(self, request: Request) -> Posed:

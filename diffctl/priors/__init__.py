@@ -18,6 +18,9 @@ from diffctl.priors.generative.networks import EnergyPrior as EnergyPrior
 from diffctl.priors.generative.networks import FlowPrior as FlowPrior
 from diffctl.priors.generative.networks import GeneratorPrior as GeneratorPrior
 from diffctl.priors.generative.smoothed import SmoothedPrior as SmoothedPrior
+from diffctl.priors.isotropic_mixture import (
+    IsotropicMixturePrior as IsotropicMixturePrior,
+)
 from diffctl.priors.latent import KLAutoencoder as KLAutoencoder
 from diffctl.priors.latent import LatentDiffusionPrior as LatentDiffusionPrior
 from diffctl.priors.latent import LinearAutoencoder as LinearAutoencoder

@@ -10,6 +10,7 @@ from experiments.common.table import Measure as Measure
 from experiments.common.table import cell as cell
 from experiments.common.table import origin as origin
 from experiments.common.table import pivot as pivot
+from experiments.common.table import provenance as provenance
 from experiments.common.table import summarise as summarise
 from experiments.common.table import to_markdown as to_markdown
 from experiments.common.table import write_tables as write_tables

@@ -140,11 +140,11 @@ def _announce(jobs: list[Job], terminal: Terminal) -> None:
     for name, (images, cost, spent) in expected.items():
         terminal.note(
             f"{name}: {images} images x ({cost.forwards} forwards + {cost.vjps} VJPs), "
-            f"about {_duration(spent)}"
+            f"about {duration(spent)}"
         )
     total_seconds = sum(job.seconds for job in jobs)
     terminal.note(
-        f"{len(jobs)} files to compute, about {_duration(total_seconds)} of network "
+        f"{len(jobs)} files to compute, about {duration(total_seconds)} of network "
         "calls at the speed just measured; compilation comes on top."
     )
 
@@ -222,7 +222,8 @@ def _name(row: Row) -> str:
     return " ".join(str(value) for value in row.labels.values())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words, to the second or, from an hour on, to the minute."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

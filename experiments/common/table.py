@@ -78,7 +78,7 @@ def to_markdown(summaries: Sequence[Summary], measures: Sequence[Measure]) -> st
         ]
         for summary in summaries
     ]
-    return _grid([*labels, *headings, "s / image", "failed", "images"], rows)
+    return grid([*labels, *headings, "s / image", "failed", "images"], rows)
 
 
 def pivot(summaries: Sequence[Summary], measure: Measure, across: str) -> str:
@@ -91,7 +91,7 @@ def pivot(summaries: Sequence[Summary], measure: Measure, across: str) -> str:
         cells.setdefault(rest, {})[summary.labels[across]] = value
     labels = [name for name in summaries[0].labels if name != across]
     rows = [[*rest, *(row.get(c, "") for c in columns)] for rest, row in cells.items()]
-    return _grid([*labels, *(f"{across} {column}" for column in columns)], rows)
+    return grid([*labels, *(f"{across} {column}" for column in columns)], rows)
 
 
 def cell(numbers: dict[str, float | None], measure: Measure) -> str:
@@ -106,7 +106,12 @@ def cell(numbers: dict[str, float | None], measure: Measure) -> str:
 
 
 def origin(records: Sequence[dict[str, Any]]) -> str:
-    """Return a sentence on what the results were computed with and on."""
+    """Return a sentence on what the numbers are and how they were computed."""
+    return f"Mean ± standard error over images; {provenance(records)}."
+
+
+def provenance(records: Sequence[dict[str, Any]]) -> str:
+    """Return what the results were computed with and on, as a part of a sentence."""
     found = [record["environment"] for record in records]
     devices = {", ".join(e["machine"]["devices"]) for e in found}
     versions = {
@@ -118,10 +123,7 @@ def origin(records: Sequence[dict[str, Any]]) -> str:
     described = [
         prefix + " and ".join(part) for prefix, part in zip(names, parts, strict=True)
     ]
-    return (
-        f"Mean ± standard error over images; from {len(records)} files, "
-        f"{'; '.join(described)}."
-    )
+    return f"from {len(records)} files, {'; '.join(described)}"
 
 
 def write_tables(out: Path, markdown: str, summaries: Sequence[Summary]) -> None:
@@ -164,7 +166,8 @@ def _statistics(values: list[Any]) -> dict[str, float | None]:
     return {"mean": mean, "standard_error": spread}
 
 
-def _grid(headings: list[str], rows: list[list[str]]) -> str:
+def grid(headings: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

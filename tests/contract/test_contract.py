@@ -88,6 +88,7 @@ def test_no_retrace_for_other_values(case, caplog):
     assert jnp.max(jnp.abs(first.x - second.x)) > 1e-3
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(case):
     instance = _instance(case)
     eager = run(KEY, instance.problem(0), instance.prior, instance.solver)

@@ -1,0 +1,1 @@
+"""Posterior samplers on Gaussian mixtures whose posterior is known exactly."""

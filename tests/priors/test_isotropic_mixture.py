@@ -1,0 +1,93 @@
+"""The mixture of round clusters against the mixture with full covariances."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffctl.priors import GaussianMixturePrior, IsotropicMixturePrior
+from tests.tolerances import EXACT64, stat
+
+SHAPE, STD = (3, 2), 0.4
+
+
+def pair() -> tuple[IsotropicMixturePrior, GaussianMixturePrior]:
+    rng = np.random.default_rng(3)
+    weights, means = rng.uniform(size=5), 2 * rng.normal(size=(5, *SHAPE))
+    full = np.broadcast_to(STD**2 * np.eye(6), (5, 6, 6))
+    return (
+        IsotropicMixturePrior.from_moments(weights, means, STD),
+        GaussianMixturePrior.from_moments(weights, means, full),
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_is_the_general_mixture():
+    x, v = np.random.default_rng(4).normal(size=(2, 4, *SHAPE))
+
+    @jax.jit
+    def evaluate(law, x, v, sigma):
+        value, pull_back = jax.vjp(lambda z: law.denoise(z, sigma), x)
+        return {
+            "denoise": value,
+            "vjp": pull_back(v)[0],
+            "responsibilities": law.log_responsibilities(x, sigma),
+            "density": law.log_density(x, sigma),
+            "gradient": jax.grad(law.log_density)(x, sigma),
+            "score": law.score(x, sigma),
+        }
+
+    few, full = pair()
+    for i, sigma in enumerate((0.05, 0.5, 3.0, 500.0)):
+        at = x[i] * (1 + sigma), v[i], jnp.asarray(sigma)
+        found, expected = evaluate(few, *at), evaluate(full, *at)
+        chex.assert_trees_all_close(found, expected, **EXACT64)
+        chex.assert_trees_all_close(found["gradient"], found["score"], **EXACT64)
+    clean = few.log_density(x[0], 0.0), few.denoise(x[0], 0.0)
+    expected = full.log_density(x[0], 0.0), x[0]
+    chex.assert_trees_all_close(clean, expected, **EXACT64)
+
+
+def test_samples_have_the_moments_of_the_law():
+    n, (law, full) = 4000, pair()
+    keys = jax.random.split(jax.random.key(5), n)
+    draws = np.asarray(jax.jit(jax.vmap(law.sample))(keys)).reshape(n, -1)
+    mean, covariance = jax.tree.map(np.asarray, full.moments())
+    # n = 4000, k = 4
+    deviation = np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(draws.mean(0) - mean.ravel()) < stat(n) * deviation)
+    centred = draws - mean.ravel()
+    outer = centred[:, :, None] * centred[:, None, :]
+    assert np.all(np.abs(outer.mean(0) - covariance) < stat(n) * outer.std(0))
+
+
+def test_far_tails_and_empty_components_stay_finite_in_float32():
+    law = IsotropicMixturePrior.from_moments([1.0, 0.0], np.eye(2), 0.1)
+    x, sigma = jnp.array([50.0, -80.0]), jnp.asarray(0.01)
+
+    @jax.jit
+    def evaluate(x):
+        return law.denoise(x, sigma), law.log_density(x, sigma), law.score(x, sigma)
+
+    chex.assert_tree_all_finite((evaluate(x), jax.jacobian(law.denoise)(x, sigma)))
+    share = 0.1**2 / (0.1**2 + 0.01**2)
+    expected = share * x + (1 - share) * jnp.array([1.0, 0.0])
+    chex.assert_trees_all_close(evaluate(x)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "std", "message"),
+    [
+        ([0.5], np.zeros((2, 1)), 1.0, r"shapes \(1,\) and \(2, 1\)"),
+        ([], np.zeros((0, 1)), 1.0, "at least one"),
+        ([0.5, -0.5], np.zeros((2, 1)), 1.0, "non-negative"),
+        ([0.0, 0.0], np.zeros((2, 1)), 1.0, "not all 0"),
+        ([0.5, np.inf], np.zeros((2, 1)), 1.0, "finite"),
+        ([0.5, 0.5], np.full((2, 1), np.nan), 1.0, "2 entries of means"),
+        ([0.5, 0.5], np.zeros((2, 1)), 0.0, "std is 0.0"),
+    ],
+)
+def test_bad_values_are_named(weights, means, std, message):
+    with pytest.raises(ValueError, match=message):
+        IsotropicMixturePrior.from_moments(weights, means, std)

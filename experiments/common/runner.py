@@ -24,6 +24,7 @@ from experiments.common.solving import (
     Cost,
     Examples,
     Programs,
+    as_it_is,
     count_calls,
     seconds_per_call,
 )
@@ -43,10 +44,11 @@ class Row:
 
     Attributes:
         labels: what names it, e.g. task and solver.
-        prior: of the images.
+        prior: of the images, which makes the network calls.
         solver: with its settings.
         examples: ids of images -> their problems.
         settings: whatever else decides the result, as JSON.
+        adapt: prior -> the prior that the solver takes.
     """
 
     labels: Mapping[str, Any]
@@ -54,6 +56,7 @@ class Row:
     solver: Solver
     examples: Callable[[np.ndarray], Examples]
     settings: Mapping[str, Any]
+    adapt: Callable[[Any], Any] = as_it_is
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ def _plan(pending: list[tuple[Row, np.ndarray]], seed: int, chunk: int) -> list[
         prior, size = row.prior, min(chunk, len(missing))
         if id(prior) not in per_call:
             per_call[id(prior)] = seconds_per_call(prior, size)
-        cost, settings = count_calls(row.solver), settings_of(row, seed)
-        each = cost.seconds(per_call[id(prior)]) / min(size, jax.device_count())
+        cost, settings = count_calls(row.solver, row.adapt), settings_of(row, seed)
+        each = cost.seconds(per_call[id(prior)])
         for start in range(0, len(missing), chunk):
             ids = missing[start : start + chunk]
             jobs.append(Job(row, ids, settings, cost, each * len(ids)))
@@ -165,7 +168,7 @@ def _run(jobs: list[Job], results: Results, progress: Progress, seed: int) -> No
 
         examples = job.row.examples(job.ids)
         ids = jnp.asarray(job.ids)
-        args = (key, examples, job.row.prior, job.row.solver, ids)
+        args = (key, examples, job.row.adapt(job.row.prior), job.row.solver, ids)
         if job.seconds > _LIVE_FROM:
             with listen(on_step):
                 spent = programs.solve(*args)

@@ -1,5 +1,6 @@
 """Chunks of problems solved by programs that are compiled beforehand."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from diffctl.cli.devices import mesh_for
 from diffctl.cli.timing import Timed
@@ -21,7 +23,7 @@ MEASURED: Any = Problem(y=0, operator=None, noise=None)  # type: ignore[arg-type
 DRAWN: Any = Problem(y=0, operator=0, noise=None)  # type: ignore[arg-type]
 
 _LEVELS = 10
-_COUNTING_SIZE = 64
+_COUNTING_SHAPE = (16, 16, 1)
 
 
 @dataclass(frozen=True)
@@ -79,36 +81,63 @@ class Cost:
         return self.forwards * per_call[0] + self.vjps * per_call[1]
 
 
-def count_calls(solver: Solver) -> Cost:
+def as_it_is(prior: Any) -> Any:
+    """Return the prior: for solvers that take a diffusion prior."""
+    return prior
+
+
+def count_calls(solver: Solver, adapt: Callable[[Any], Any] = as_it_is) -> Cost:
     """Return what a solve costs, by the solver's own counters.
 
     They are read off a run on a prior that costs nothing, and so exact for solvers
     whose number of calls does not depend on the data.
+
+    Args:
+        solver: with its settings.
+        adapt: diffusion prior -> the prior that the solver takes.
     """
-    shape = (_COUNTING_SIZE,)
-    prior = GaussianPrior.from_moments(jnp.zeros(shape), jnp.eye(_COUNTING_SIZE))
+    size = math.prod(_COUNTING_SHAPE)
+    prior = GaussianPrior.from_moments(jnp.zeros(_COUNTING_SHAPE), jnp.eye(size))
     problem = Problem(
-        y=jnp.zeros(shape),
-        operator=Identity(shape=shape),
+        y=jnp.zeros(_COUNTING_SHAPE),
+        operator=Identity(shape=_COUNTING_SHAPE),
         noise=GaussianNoise(std=0.05),
     )
-    stats = solve(jax.random.key(0), problem, prior, solver).stats
+    stats = solve(jax.random.key(0), problem, adapt(prior), solver).stats
     return Cost(forwards=int(stats.nfe_fwd), vjps=int(stats.nvjp))
 
 
 def seconds_per_call(prior: Any, chunk: int) -> tuple[float, float]:
     """Return seconds of a forward and of a VJP per image, in batches of `chunk`.
 
-    Medians of three scans of ten calls, after compilation.
+    The images are shared out among the devices as those of a solve are. Medians of
+    three scans of ten calls, after compilation.
     """
-    x = jax.random.normal(jax.random.key(0), (chunk, *prior.shape))
+    mesh = mesh_for(chunk)
+    size = chunk if mesh is None else chunk - chunk % mesh.size
+    x = jax.random.normal(jax.random.key(0), (size, *prior.shape))
     forward, pair = bare_calls(prior, _LEVELS, 1)
-    forward = jax.jit(jax.vmap(forward, in_axes=(None, 0)))
-    pair = jax.jit(jax.vmap(pair, in_axes=(None, 0, 0)))
-    calls = _LEVELS * chunk
-    first = seconds(forward, prior, x, repeats=3) / calls
-    both = seconds(pair, prior, x, x, repeats=3) / calls
+    forwards = _shared_out(jax.vmap(forward, in_axes=(None, 0)), mesh)
+    pairs = _shared_out(jax.vmap(lambda p, x: pair(p, x, x), in_axes=(None, 0)), mesh)
+    calls = _LEVELS * size
+    first = seconds(forwards, prior, x, repeats=3) / calls
+    both = seconds(pairs, prior, x, repeats=3) / calls
     return first, max(both - first, 0.0)
+
+
+def _shared_out(function: Callable[..., Any], mesh: Mesh | None) -> Any:
+    if mesh is None:
+        return jax.jit(function)
+    replicated, split = PartitionSpec(), PartitionSpec(mesh.axis_names[0])
+    return jax.jit(
+        jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(replicated, split),
+            out_specs=split,
+            check_vma=False,
+        )
+    )
 
 
 def _compile(axes: Any, args: tuple[Any, ...]) -> Any:

@@ -67,8 +67,9 @@ def rows(run: Run) -> list[Row]:
             choice = lookup("solver", name, SOLVERS)
             solver = choice.build(task, prior, None)
             labels_of_row = {"task": task, "solver": name}
-            adapted = choice.adapt(prior)
-            made.append(Row(labels_of_row, adapted, solver, examples, settings))
+            made.append(
+                Row(labels_of_row, prior, solver, examples, settings, choice.adapt)
+            )
     return made
 
 

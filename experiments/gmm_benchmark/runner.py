@@ -94,7 +94,7 @@ class Speed:
 
     @classmethod
     def measure(cls, posed: Posed, num_samples: int, num_directions: int) -> "Speed":
-        """Time a few calls on one device; the samples are shared out among all."""
+        """Time a few calls."""
         forward, vjp = seconds_per_call(posed.prior, num_samples)
         shape = num_samples, *posed.prior.shape
         draw = jax.jit(lambda key: jax.random.normal(key, shape))
@@ -102,8 +102,7 @@ class Speed:
         exact = np.asarray(posed.posterior.sample(jax.random.key(0), num_samples))
         slices = Slices.of(np.random.default_rng(0), exact, num_directions)
         score = seconds(lambda: _distances(posed, slices, exact), repeats=3)
-        share = num_samples / jax.device_count()
-        return cls(forward * share, vjp * share, normal / jax.device_count(), score)
+        return cls(forward * num_samples, vjp * num_samples, normal, score)
 
     def expected(self, effort: Effort) -> float:
         """Return the seconds that a sampler is expected to take, judgement included."""

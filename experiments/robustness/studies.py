@@ -142,5 +142,4 @@ def rows(
                 "levels": num_levels,
             }
             examples = source.examples(task)
-            adapted = choice.adapt(source.prior)
-            yield Row(labels, adapted, solver, examples, settings)
+            yield Row(labels, source.prior, solver, examples, settings, choice.adapt)

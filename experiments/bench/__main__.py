@@ -34,7 +34,9 @@ def main(bench: Bench) -> None:
         "iteration_shipped_prior": iteration.measure(
             shipped, bench.num_levels, (0, 1, 4), bench.repeats
         ),
-        "iteration_64x64": iteration.measure(larger, 5, (0, 1, 4), bench.repeats),
+        "iteration_64x64": iteration.measure(
+            larger, bench.num_levels, (0, 1, 4), bench.repeats
+        ),
         "memory": memory.measure(shipped, (10, 50, 200)),
         "batch": memory.measure_batches(shipped, (1, 8), bench.repeats),
         "compilation": compilation.measure(),

@@ -11,6 +11,9 @@ from typing import Any
 from experiments.common.store import write_json
 
 
+_LARGE = 1e5
+
+
 @dataclass(frozen=True)
 class Measure:
     """A column of numbers.
@@ -99,10 +102,11 @@ def cell(numbers: dict[str, float | None], measure: Measure) -> str:
     mean, spread = numbers["mean"], numbers["standard_error"]
     if mean is None:
         return ""
-    text = f"{measure.factor * mean:.{measure.digits}f}"
-    if not spread:
-        return text
-    return f"{text} ± {measure.factor * spread:.{measure.digits}f}"
+    # What has exploded needs no digits after the point.
+    fixed = f".{measure.digits}f"
+    how = fixed if abs(measure.factor * mean) < _LARGE else ".0e"
+    text = f"{measure.factor * mean:{how}}"
+    return f"{text} ± {measure.factor * spread:{how}}" if spread else text
 
 
 def origin(records: Sequence[dict[str, Any]]) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from experiments.common.store import write_json
 
-
 _LARGE = 1e5
 
 

@@ -46,6 +46,7 @@ from diffctl.control.rollout import Trajectory as Trajectory
 from diffctl.control.rollout import feedback_rollout as feedback_rollout
 from diffctl.control.rollout import record_rollout as record_rollout
 from diffctl.control.rollout import rollout as rollout
+from diffctl.control.rollout import steered_rollout as steered_rollout
 from diffctl.control.terminal import ComposedCost as ComposedCost
 from diffctl.control.terminal import ExactFactors as ExactFactors
 from diffctl.control.terminal import NoFactors as NoFactors

@@ -54,13 +54,17 @@ class TrajectoryOptimizer:
         self, problem: ControlProblem, x_init: jax.Array, controls: jax.Array
     ) -> IterationState:
         """Roll out the first controls (T, *control_shape). Cost: T forwards."""
-        trajectory = record_rollout(
-            problem.dynamics, self.linearisation, x_init, controls
+        dynamics, linearisation = problem.dynamics, self.linearisation
+        return self.start(
+            problem, record_rollout(dynamics, linearisation, x_init, controls)
         )
+
+    def start(self, problem: ControlProblem, trajectory: Trajectory) -> IterationState:
+        """Begin with a trajectory that was recorded with the same linearisation."""
         return IterationState(
             trajectory=trajectory,
-            cost=total_cost(problem, trajectory.states, controls),
-            update_state=self.update.init(controls),
+            cost=total_cost(problem, trajectory.states, trajectory.controls),
+            update_state=self.update.init(trajectory.controls),
         )
 
     def step(

@@ -1,5 +1,6 @@
 """Rollouts: one `lax.scan` from the initial state to the final one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,22 +37,47 @@ def rollout(dynamics: Dynamics, x_init: jax.Array, controls: jax.Array) -> jax.A
     return jnp.concatenate([x_init[None], later])
 
 
+def steered_rollout(
+    dynamics: Dynamics,
+    linearisation: Linearisation,
+    x_init: jax.Array,
+    steer: Callable[[jax.Array, jax.Array, Any], jax.Array],
+    at: Any,
+) -> Trajectory:
+    """Roll out controls that are chosen on the way, and keep what is needed later.
+
+    Args:
+        dynamics: of the problem.
+        linearisation: what to keep of each step.
+        x_init: where to start (*shape).
+        steer: `steer(i, x_i, at_i) -> u_i`.
+        at: what `steer` is given besides, leaves (T, ...).
+
+    Returns:
+        The trajectory. Cost: T forwards, and the calls of `steer`.
+    """
+
+    def step(x: jax.Array, at: Any) -> tuple[jax.Array, Any]:
+        i, at_i = at
+        u = steer(i, x, at_i)
+        x_next, memory = linearisation.step(dynamics, i, x, u)
+        return x_next, (x_next, u, memory)
+
+    indices = step_indices(jax.tree.leaves(at)[0])
+    _, (later, applied, memory) = lax.scan(step, x_init, (indices, at))
+    states = jnp.concatenate([x_init[None], later])
+    return Trajectory(states=states, controls=applied, memory=memory)
+
+
 def record_rollout(
     dynamics: Dynamics,
     linearisation: Linearisation,
     x_init: jax.Array,
     controls: jax.Array,
 ) -> Trajectory:
-    """Roll out and keep what `linearisation` needs later. Cost: T forwards."""
-
-    def step(x: jax.Array, at: Any) -> tuple[jax.Array, Any]:
-        i, u = at
-        x_next, memory = linearisation.step(dynamics, i, x, u)
-        return x_next, (x_next, memory)
-
-    _, (later, memory) = lax.scan(step, x_init, (step_indices(controls), controls))
-    states = jnp.concatenate([x_init[None], later])
-    return Trajectory(states=states, controls=controls, memory=memory)
+    """Roll out controls (T, *control_shape). Cost: T forwards."""
+    given = lambda i, x, u: u  # noqa: E731
+    return steered_rollout(dynamics, linearisation, x_init, given, controls)
 
 
 def feedback_rollout(
@@ -76,13 +102,9 @@ def feedback_rollout(
         The trajectory, whose controls include the feedback. Cost: T forwards.
     """
 
-    def step(x: jax.Array, at: Any) -> tuple[jax.Array, Any]:
-        i, x_nominal, base, gains_i = at
-        u = base + gains_i.feedback_control(x - x_nominal)
-        x_next, memory = linearisation.step(dynamics, i, x, u)
-        return x_next, (x_next, u, memory)
+    def affine(i: jax.Array, x: jax.Array, at: Any) -> jax.Array:
+        base, x_nominal, gains_i = at
+        return base + gains_i.feedback_control(x - x_nominal)
 
-    at = (step_indices(controls), nominal[:-1], controls, gains)
-    _, (later, applied, memory) = lax.scan(step, x_init, at)
-    states = jnp.concatenate([x_init[None], later])
-    return Trajectory(states=states, controls=applied, memory=memory)
+    at = (controls, nominal[:-1], gains)
+    return steered_rollout(dynamics, linearisation, x_init, affine, at)

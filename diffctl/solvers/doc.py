@@ -29,6 +29,7 @@ from diffctl.control import (
     IterationState,
     LineSearch,
     OptaxUpdate,
+    Trajectory,
     TrajectoryOptimizer,
     input_control,
 )
@@ -39,7 +40,7 @@ from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers import doc_presets
 from diffctl.solvers.costs import likelihood
-from diffctl.solvers.first_guess import FirstGuess, GuidedControls
+from diffctl.solvers.first_guess import FirstGuess, GuidedControls, Outlook
 from diffctl.solvers.weighting import Weighting, inverse_guidance
 
 
@@ -81,7 +82,7 @@ class DOC(Solver):
             from the prior's noise and the result varies with the key; at 0 it is the
             noise's mode and the result a deterministic point estimate, which has the
             smaller error.
-        first_guess: controls of the first rollout; by default those of a guided one.
+        first_guess: the first rollout, by default a guided one.
         weighting: `(now, next) -> ()`, the unit of `control_weight` per level.
         control: `input_control` or `output_control`.
         terminal: `problem -> ComposedCost`, the terminal cost.
@@ -147,8 +148,8 @@ class DOC(Solver):
         if self.reverse.stochastic:
             noise = jax.random.normal(noise_key, shape, dtype)
         control_problem = self._control_problem(problem, prior, noise)
-        controls = self._first_controls(control_problem, prior, z_init)
-        iteration = self.optimizer.init(control_problem, z_init, controls)
+        first = self._first_rollout(control_problem, prior, z_init)
+        iteration = self.optimizer.start(control_problem, first)
         keys = jax.random.split(iteration_key, self.num_steps)
         return DOCCarry(iteration=iteration, noise=noise), keys
 
@@ -171,12 +172,11 @@ class DOC(Solver):
 
     def calls_outside_steps(self) -> Calls:
         dynamics = Calls(fwd=self.reverse.calls)
-        rollout = Calls(fwd=self.grid.num_steps * self.reverse.calls)
-        return rollout + self.first_guess.calls(self.grid.num_steps, dynamics)
+        return self.first_guess.calls(self.grid.num_steps, dynamics)
 
-    def _first_controls(
+    def _first_rollout(
         self, control_problem: ControlProblem, prior: DiffusionPrior, z_init: jax.Array
-    ) -> jax.Array:
+    ) -> Trajectory:
         now, next = self.grid.pairs()
         spread = now.sigma / jnp.sqrt(1 + now.sigma**2)
 
@@ -185,7 +185,9 @@ class DOC(Solver):
             return prior.denoise(jnp.sqrt(1 + sigma**2) * z, sigma)
 
         gain = jnp.sqrt(self.weighting(now, next)) / inverse_guidance(now, next)
-        return self.first_guess(control_problem, lookahead, z_init, gain, spread)
+        outlook = Outlook(lookahead=lookahead, gain=gain, spread=spread)
+        linearisation = self.optimizer.linearisation
+        return self.first_guess(control_problem, linearisation, z_init, outlook)
 
     def _control_problem(
         self, problem: Problem, prior: DiffusionPrior, noise: Any

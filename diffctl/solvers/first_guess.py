@@ -1,4 +1,4 @@
-"""Where the iterations of DOC start: no controls, or those of one guided rollout.
+"""Where the iterations of DOC start: the uncontrolled rollout, or a guided one.
 
 Towards the noisy end the reverse process contracts nothing that the measurement asks
 for, and far from a solution its linearisation says little. One rollout that looks ahead
@@ -19,37 +19,45 @@ with Gaussian noise of std s it is A^T (s^2 I + r^2 A A^T)^{-1} (A x0 - y), as i
 import abc
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from diffctl.control import ComposedCost, ControlProblem
+from diffctl.control import (
+    ComposedCost,
+    ControlProblem,
+    Trajectory,
+    record_rollout,
+    steered_rollout,
+)
+from diffctl.control.linearisation import Linearisation
+from diffctl.control.problem import total_cost
 from diffctl.core import Calls
 from diffctl.numerics import conjugate_gradient
 from diffctl.pytree import pytree_dataclass, static
 
-Lookahead = Callable[[jax.Array, jax.Array], jax.Array]
+
+class Outlook(NamedTuple):
+    """What the denoiser says of the end, seen from every level."""
+
+    lookahead: Callable[[jax.Array, jax.Array], jax.Array]  # (i, z_i) -> clean estimate
+    gain: jax.Array  # (T,) the control that a score of 1 asks for
+    spread: jax.Array  # (T,) r_i, the std of the clean estimate
 
 
 class FirstGuess(abc.ABC):
-    """A choice of the controls around which the first iteration linearises."""
+    """A choice of the trajectory around which the first iteration linearises."""
 
     @abc.abstractmethod
     def __call__(
         self,
         problem: ControlProblem,
-        lookahead: Lookahead,
+        linearisation: Linearisation,
         z_init: jax.Array,
-        gain: jax.Array,
-        spread: jax.Array,
-    ) -> jax.Array:
-        """Return controls (T, *shape).
-
-        `lookahead(i, z)` is the clean estimate of a state, `gain` (T,) the control
-        that a score of 1 asks for and `spread` (T,) the std r_i of that estimate.
-        """
+        outlook: Outlook,
+    ) -> Trajectory:
+        """Return a trajectory from `z_init`, recorded with `linearisation`."""
 
     @abc.abstractmethod
     def calls(self, num_steps: int, dynamics: Calls) -> Calls:
@@ -63,23 +71,26 @@ class NoControls(FirstGuess):
     def __call__(
         self,
         problem: ControlProblem,
-        lookahead: Lookahead,
+        linearisation: Linearisation,
         z_init: jax.Array,
-        gain: jax.Array,
-        spread: jax.Array,
-    ) -> jax.Array:
-        return jnp.zeros((*gain.shape, *z_init.shape), z_init.dtype)
+        outlook: Outlook,
+    ) -> Trajectory:
+        controls = jnp.zeros((*outlook.gain.shape, *z_init.shape), z_init.dtype)
+        return record_rollout(problem.dynamics, linearisation, z_init, controls)
 
     def calls(self, num_steps: int, dynamics: Calls) -> Calls:
-        return Calls()
+        return Calls(fwd=num_steps * dynamics.fwd)
 
 
 @pytree_dataclass
 class GuidedControls(FirstGuess):
-    """The controls (1) of one rollout. Needs a `ComposedCost` as terminal cost.
+    """Start from a rollout with the controls (1), unless no controls cost less.
 
-    Cost: per step one VJP of the denoiser and one call of the dynamics; and `num_inner`
-    products with A and A^T, which are no network calls.
+    That they do shows a denoiser that is none: an untrained network has derivatives
+    that make the guided rollout explode. Needs a `ComposedCost` as terminal cost.
+
+    Cost: per step one VJP of the denoiser and two calls of the dynamics; and
+    `num_inner` products with A and A^T, which are no network calls.
 
     Args:
         strength: (), of the guidance; 1 is the weight of a posterior score.
@@ -92,11 +103,10 @@ class GuidedControls(FirstGuess):
     def __call__(
         self,
         problem: ControlProblem,
-        lookahead: Lookahead,
+        linearisation: Linearisation,
         z_init: jax.Array,
-        gain: jax.Array,
-        spread: jax.Array,
-    ) -> jax.Array:
+        outlook: Outlook,
+    ) -> Trajectory:
         cost = problem.terminal_cost
         if not isinstance(cost, ComposedCost):
             raise TypeError(
@@ -104,20 +114,21 @@ class GuidedControls(FirstGuess):
                 "Return one from `terminal`, or start from NoControls()."
             )
 
-        def step(z: jax.Array, at: Any) -> tuple[jax.Array, jax.Array]:
-            i, gain_i, spread_i = at
-            x0_hat, pullback = jax.vjp(lambda z: lookahead(i, z), z)
-            (z_grad,) = pullback(_descent(cost, x0_hat, spread_i, self.num_inner))
-            u = -(self.strength * gain_i * z_grad).astype(z.dtype)
-            # A measurement that is not finite guides nothing; the driver reports it.
-            u = jnp.where(jnp.all(jnp.isfinite(u)), u, 0)
-            return problem.dynamics(i, z, u), u
+        def steer(i: jax.Array, z: jax.Array, at: Any) -> jax.Array:
+            gain, spread = at
+            x0_hat, pullback = jax.vjp(partial(outlook.lookahead, i), z)
+            (z_grad,) = pullback(_descent(cost, x0_hat, spread, self.num_inner))
+            return -(self.strength * gain * z_grad).astype(z.dtype)
 
-        indices = jnp.arange(gain.shape[0], dtype=jnp.int32)
-        return lax.scan(step, z_init, (indices, gain, spread))[1]
+        at = (outlook.gain, outlook.spread)
+        guided = steered_rollout(problem.dynamics, linearisation, z_init, steer, at)
+        plain = NoControls()(problem, linearisation, z_init, outlook)
+        costs = [total_cost(problem, t.states, t.controls) for t in (guided, plain)]
+        # A guided rollout that is not finite costs NaN and is not the cheaper one.
+        return jax.tree.map(partial(jnp.where, costs[0] <= costs[1]), guided, plain)
 
     def calls(self, num_steps: int, dynamics: Calls) -> Calls:
-        return Calls(fwd=num_steps * (1 + dynamics.fwd), vjp=num_steps)
+        return Calls(fwd=num_steps * (1 + 2 * dynamics.fwd), vjp=num_steps)
 
 
 def _descent(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from diffctl.control import input_control, output_control
+from diffctl.core import DiffusionPrior
 from diffctl.operators import FunctionOperator, GaussianNoise, Problem
+from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers import DOC, GuidedControls, NoControls, solve
 from diffctl.solvers.costs import likelihood
 from tests.solvers.bed import NOISE_STD, SIZE, bed, grid, mixture
@@ -79,6 +81,28 @@ def test_guidance_starts_closer_than_no_control():
         carry, _ = jax.jit(solver.init)(KEY, problem, prior)
         costs[type(guess)] = float(carry.iteration.cost)
     assert costs[GuidedControls] < 0.8 * costs[NoControls], costs
+
+
+@pytree_dataclass
+class Amplifier(DiffusionPrior):
+    """No denoiser at all: what comes out is thirty times what went in."""
+
+    shape: tuple[int, ...] = static()
+
+    def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
+        return 30 * x
+
+
+def test_guidance_that_makes_things_worse_is_not_taken():
+    problem, prior = bed().problem(), Amplifier(shape=(SIZE,))
+    costs = []
+    for guess in (GuidedControls(strength=10.0), NoControls()):
+        solver = DOC(
+            grid=grid(NUM_STEPS), first_guess=guess, start_scale=1.0, num_steps=1
+        )
+        carry, _ = jax.jit(solver.init)(KEY, problem, prior)
+        costs.append(carry.iteration.cost)
+    chex.assert_trees_all_equal(*costs)
 
 
 def test_a_measurement_met_exactly_is_left_alone():

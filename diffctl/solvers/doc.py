@@ -115,9 +115,8 @@ class DOC(Solver):
 
         Euler steps on `num_levels` levels from 20 to 0.02, a first rollout from the
         mode of the noise, guided with the weight of a posterior score, then
-        first-order steps with a line search. Controls cost a tenth of what the
-        likelihood score does, and the damping starts so high that a first try
-        mostly succeeds.
+        first-order steps with a line search. The control weight is 0.1, and the
+        damping starts so high that the first try mostly succeeds.
         """
         update = LineSearch(damping=300.0, success_factor=0.3, max_tries=3)
         optimizer = TrajectoryOptimizer(backward=AdjointBackward(), update=update)

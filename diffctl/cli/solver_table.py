@@ -61,7 +61,8 @@ Build = Callable[[str, Any, int | None], Solver]
 Adapt = Callable[[Any], Any]
 
 
-def _as_it_is(prior: Any) -> Any:
+def as_it_is(prior: Any) -> Any:
+    """Return the prior: for solvers that take a diffusion prior."""
     return prior
 
 
@@ -77,7 +78,7 @@ class SolverChoice:
 
     summary: str
     build: Build
-    adapt: Adapt = _as_it_is
+    adapt: Adapt = as_it_is
 
 
 def _doc(task: str, prior: Any, steps: int | None) -> Solver:

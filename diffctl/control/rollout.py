@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffctl.control.linearisation import Linearisation
+from diffctl.control.linearisation import Linearisation, Recompute
 from diffctl.control.policy import Gains
 from diffctl.control.problem import Dynamics, step_indices
 from diffctl.pytree import pytree_dataclass
@@ -27,14 +27,7 @@ def rollout(dynamics: Dynamics, x_init: jax.Array, controls: jax.Array) -> jax.A
 
     Entry 0 is `x_init`. Cost: T forwards.
     """
-
-    def step(x: jax.Array, at: Any) -> tuple[jax.Array, jax.Array]:
-        i, u = at
-        x_next = dynamics(i, x, u)
-        return x_next, x_next
-
-    _, later = lax.scan(step, x_init, (step_indices(controls), controls))
-    return jnp.concatenate([x_init[None], later])
+    return record_rollout(dynamics, Recompute(), x_init, controls).states
 
 
 def steered_rollout(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, PartitionSpec
 
 
 def chunked_vmap(
@@ -33,3 +34,26 @@ def chunked_vmap(
         return jax.lax.map(lambda xs: f(*xs), args, batch_size=chunk_size)
 
     return apply
+
+
+def shared_out(
+    f: Callable[..., Any], mesh: Mesh | None, num_shared: int
+) -> Callable[..., Any]:
+    """Split the batch of `f` over the first axis of a mesh, without communication.
+
+    Args:
+        f: its last argument and all results carry a leading axis, which the devices of
+            that axis divide.
+        mesh: devices; None leaves `f` as it is.
+        num_shared: how many arguments before the last one go to every device.
+    """
+    if mesh is None:
+        return f
+    replicated, split = PartitionSpec(), PartitionSpec(mesh.axis_names[0])
+    return jax.shard_map(
+        f,
+        mesh=mesh,
+        in_specs=(*[replicated] * num_shared, split),
+        out_specs=split,
+        check_vma=False,
+    )

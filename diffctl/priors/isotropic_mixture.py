@@ -17,6 +17,7 @@ import numpy as np
 
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
+from diffctl.priors.mixture import normalised_log
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -58,15 +59,8 @@ class IsotropicMixturePrior(NoisyDensityPrior):
                 f"means must be finite and std positive; std is {std!r}, and "
                 f"{np.sum(~np.isfinite(means))} entries of means are not finite."
             )
-        total = weights.sum()
-        if not (np.all(weights >= 0) and 0 < total < math.inf):
-            raise ValueError(
-                f"weights must be finite, non-negative and not all 0; got {weights!r}."
-            )
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(weights / total)
         return cls(
-            log_weights=jnp.asarray(log_weights),
+            log_weights=jnp.asarray(normalised_log(weights)),
             means=jnp.asarray(means),
             std=jnp.asarray(float(std)),
             shape=means.shape[1:],

@@ -8,6 +8,7 @@ With x0 ~ sum_k pi_k N(m_k, C_k) and x = x0 + sigma * eps:
               pi_k N(y; A m_k, A C_k A^T + s^2 I)
 """
 
+import math
 from typing import Any
 
 import jax
@@ -18,6 +19,22 @@ from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.priors.gaussian import GaussianPrior
 from diffctl.pytree import pytree_dataclass, static
+
+
+def normalised_log(weights: Any) -> np.ndarray:
+    """Return the logs of weights (K,) that are scaled to sum to 1; 0 becomes -inf.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or all are 0.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    total = weights.sum()
+    if not (np.all(weights >= 0) and 0 < total < math.inf):
+        raise ValueError(
+            f"weights must be finite, non-negative and not all 0; got {weights!r}."
+        )
+    with np.errstate(divide="ignore"):
+        return np.log(weights / total)
 
 
 @pytree_dataclass
@@ -40,23 +57,17 @@ class GaussianMixturePrior(NoisyDensityPrior):
             ValueError: the numbers of components disagree, a weight is negative or not
                 finite, all are 0, or a covariance is invalid (see `GaussianPrior`).
         """
-        weights = np.asarray(weights, dtype=np.float64)
         if not len(weights) == len(means) == len(covariances) > 0:
             raise ValueError(
                 "weights, means and covariances must have one entry for each of at "
                 f"least one component; got {len(weights)}, {len(means)} and "
                 f"{len(covariances)}."
             )
-        if not np.all(np.isfinite(weights) & (weights >= 0)) or weights.sum() == 0:
-            raise ValueError(
-                f"weights must be finite, non-negative and not all 0; got {weights!r}."
-            )
+        log_weights = normalised_log(weights)
         parts = [
             GaussianPrior.from_moments(mean, covariance)
             for mean, covariance in zip(means, covariances, strict=True)
         ]
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(weights / weights.sum())
         return cls(
             log_weights=jnp.asarray(log_weights),
             components=jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts),

@@ -9,7 +9,7 @@ import numpy as np
 from diffctl.report.comparison import Comparison, Row
 from diffctl.report.pictures import to_uint8
 
-_INK, _SOFT, _RULE = "#1d2430", "#6a7486", "#e3e6ec"
+INK, SOFT, RULE = "#1d2430", "#6a7486", "#e3e6ec"
 _CELL = 1.0  # inches of a picture
 _GAP, _BLOCK_GAP, _LABEL, _TOP, _CAPTION = 0.10, 0.42, 1.65, 0.95, 0.30
 
@@ -28,29 +28,35 @@ def comparison_figure(
         subtitle: small line under it.
         dpi: pixels per inch of the file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = comparison.by_task()
     blocks = max(len(rows) for _, rows in groups)
     block_width = len(comparison.columns) * (_CELL + _GAP) - _GAP
     width = _LABEL + blocks * (block_width + _BLOCK_GAP)
     height = _TOP + len(groups) * (_CELL + _CAPTION) + 0.12
-    figure = Figure(figsize=(width, height), facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank_figure(width, height)
     pen = _Pen(figure, width, height)
-    pen.text(0.18, 0.30, title, size=15, weight="bold", color=_INK)
-    pen.text(0.18, 0.56, subtitle, size=9, color=_SOFT)
+    pen.text(0.18, 0.30, title, size=15, weight="bold", color=INK)
+    pen.text(0.18, 0.56, subtitle, size=9, color=SOFT)
     for line, (task, rows) in enumerate(groups):
         top = _TOP + line * (_CELL + _CAPTION)
-        pen.text(0.18, top + _CELL / 2, _wrapped(task), size=10.5, color=_INK)
+        pen.text(0.18, top + _CELL / 2, _wrapped(task), size=10.5, color=INK)
         for block, row in enumerate(rows):
             left = _LABEL + block * (block_width + _BLOCK_GAP)
             _draw_row(pen, left, top, comparison.columns, row, heading=line == 0)
     buffer = io.BytesIO()
     figure.set_dpi(dpi)
-    canvas.print_png(buffer)
+    figure.canvas.print_png(buffer)
     return buffer.getvalue()
+
+
+def blank_figure(width: float, height: float, **options: Any) -> Any:
+    """Return a white matplotlib figure, sizes in inches, that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white", **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 class _Pen:
@@ -76,7 +82,7 @@ class _Pen:
         axes.imshow(pixels, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
-            spine.set(color=_RULE, linewidth=0.6)
+            spine.set(color=RULE, linewidth=0.6)
 
 
 def _draw_row(
@@ -92,14 +98,14 @@ def _draw_row(
         x = left + i * (_CELL + _GAP)
         middle = x + _CELL / 2
         if heading:
-            pen.text(middle, top - 0.13, column, size=9, color=_SOFT, ha="center")
+            pen.text(middle, top - 0.13, column, size=9, color=SOFT, ha="center")
         image = row.pictures.get(column)
         caption, below = row.captions.get(column, ""), top + _CELL + 0.11
         if image is None:
-            pen.text(middle, top + _CELL / 2, caption, size=9, color=_SOFT, ha="center")
+            pen.text(middle, top + _CELL / 2, caption, size=9, color=SOFT, ha="center")
             continue
         pen.picture(x, top, image)
-        pen.text(middle, below, caption, size=7.5, color=_SOFT, ha="center")
+        pen.text(middle, below, caption, size=7.5, color=SOFT, ha="center")
 
 
 def _wrapped(task: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from diffctl.core import Solution, Solver
-from diffctl.numerics.batching import chunked_vmap
+from diffctl.numerics.batching import chunked_vmap, shared_out
 from diffctl.operators.base import Problem
 from diffctl.solvers import progress
 from diffctl.solvers.driver import run
@@ -119,16 +119,8 @@ def _solve_batch(
         solve_one = partial(one, key, shared, prior, solver)
         return chunked_vmap(solve_one, plan.chunk_size)(examples)
 
-    if plan.mesh is not None:
-        replicated, split = PartitionSpec(), PartitionSpec(plan.mesh.axis_names[0])
-        many = jax.shard_map(
-            many,
-            mesh=plan.mesh,
-            in_specs=(replicated, replicated, replicated, replicated, split),
-            out_specs=split,
-            check_vma=False,
-        )
-    return many(key, shared, prior, solver, examples)
+    across = shared_out(many, plan.mesh, num_shared=4)
+    return across(key, shared, prior, solver, examples)
 
 
 def _partition(problems: Problem, axes: Any) -> tuple[tuple[bool, ...], list[Any], Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from diffctl.cli import manifest
+from diffctl.cli.solver_table import as_it_is
 from diffctl.cli.terminal import Terminal
 from diffctl.cli.timing import Timed
 from diffctl.cli.worker import interruptible
@@ -24,7 +25,6 @@ from experiments.common.solving import (
     Cost,
     Examples,
     Programs,
-    as_it_is,
     count_calls,
     seconds_per_call,
 )

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 
 from diffctl.cli.devices import mesh_for
+from diffctl.cli.solver_table import as_it_is
 from diffctl.cli.timing import Timed
 from diffctl.core import Solver
+from diffctl.numerics.batching import shared_out
 from diffctl.operators import GaussianNoise, Identity, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import solve, solve_batch
@@ -81,11 +82,6 @@ class Cost:
         return self.forwards * per_call[0] + self.vjps * per_call[1]
 
 
-def as_it_is(prior: Any) -> Any:
-    """Return the prior: for solvers that take a diffusion prior."""
-    return prior
-
-
 def count_calls(solver: Solver, adapt: Callable[[Any], Any] = as_it_is) -> Cost:
     """Return what a solve costs, by the solver's own counters.
 
@@ -117,27 +113,15 @@ def seconds_per_call(prior: Any, chunk: int) -> tuple[float, float]:
     size = chunk if mesh is None else chunk - chunk % mesh.size
     x = jax.random.normal(jax.random.key(0), (size, *prior.shape))
     forward, pair = bare_calls(prior, _LEVELS, 1)
-    forwards = _shared_out(jax.vmap(forward, in_axes=(None, 0)), mesh)
-    pairs = _shared_out(jax.vmap(lambda p, x: pair(p, x, x), in_axes=(None, 0)), mesh)
     calls = _LEVELS * size
-    first = seconds(forwards, prior, x, repeats=3) / calls
-    both = seconds(pairs, prior, x, repeats=3) / calls
+
+    def timed(f: Callable[..., Any]) -> float:
+        batched = jax.vmap(f, in_axes=(None, 0))
+        compiled = jax.jit(shared_out(batched, mesh, num_shared=1))
+        return seconds(compiled, prior, x, repeats=3) / calls
+
+    first, both = timed(forward), timed(lambda prior, x: pair(prior, x, x))
     return first, max(both - first, 0.0)
-
-
-def _shared_out(function: Callable[..., Any], mesh: Mesh | None) -> Any:
-    if mesh is None:
-        return jax.jit(function)
-    replicated, split = PartitionSpec(), PartitionSpec(mesh.axis_names[0])
-    return jax.jit(
-        jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=(replicated, split),
-            out_specs=split,
-            check_vma=False,
-        )
-    )
 
 
 def _compile(axes: Any, args: tuple[Any, ...]) -> Any:

@@ -6,17 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from diffctl.report.figure import INK, RULE, SOFT, blank_figure
 from experiments.gmm_benchmark.problems import cluster_means
 from experiments.gmm_benchmark.summary import Summary
 
-_INK, _SOFT, _RULE, _ACCENT, _WARM = (
-    "#1d2430",
-    "#6a7486",
-    "#e3e6ec",
-    "#0b6e63",
-    "#c2502e",
-)
-_LINES = {"exact": ("noise floor", _ACCENT), "prior": ("prior", _SOFT)}
+_ACCENT, _WARM = "#0b6e63", "#c2502e"
+_LINES = {"exact": ("noise floor", _ACCENT), "prior": ("prior", SOFT)}
 _COLUMNS = 4
 
 
@@ -43,7 +38,9 @@ def _distances(found: Sequence[Summary]) -> Any:
     names = [s.sampler for s in found if s.sampler not in _LINES]
     names = list(dict.fromkeys(names))[::-1]
     height = 0.22 * max(len(names), 3) + 0.55
-    figure = _figure(2.0 + 2.6 * len(counts), 0.75 + height * len(sizes))
+    figure = blank_figure(
+        2.0 + 2.6 * len(counts), 0.75 + height * len(sizes), layout="constrained"
+    )
     axes = figure.subplots(
         len(sizes), len(counts), sharex=True, sharey=True, squeeze=False
     )
@@ -51,21 +48,21 @@ def _distances(found: Sequence[Summary]) -> Any:
         [(size, count) for size in sizes for count in counts], axes.flat, strict=True
     ):
         own = {s.sampler: s for s in found if s.cell == (size, count)}
-        panel.set_title(f"d = {size}, $d_y$ = {count}", fontsize=9, color=_INK)
+        panel.set_title(f"d = {size}, $d_y$ = {count}", fontsize=9, color=INK)
         _draw_distances(panel, names, own)
     handles, texts = axes[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, texts, loc="outside upper left", ncols=3, fontsize=8, frameon=False
     )
     for panel in axes[-1]:
-        panel.set_xlabel("sliced $W_1$", fontsize=8, color=_SOFT)
+        panel.set_xlabel("sliced $W_1$", fontsize=8, color=SOFT)
     return figure
 
 
 def _draw_distances(panel: Any, names: Sequence[str], own: dict[str, Summary]) -> None:
     panel.set(xscale="log", ylim=(-0.7, len(names) - 0.3))
     panel.set_yticks(range(len(names)), names)
-    panel.grid(axis="both", color=_RULE, linewidth=0.6)
+    panel.grid(axis="both", color=RULE, linewidth=0.6)
     for name, (label, colour) in _LINES.items():
         if name in own:
             mean, half = own[name].mean("sliced_w1")
@@ -114,7 +111,7 @@ def _draw_samples(
 ) -> Any:
     rows = -(-len(points) // _COLUMNS)
     columns = min(len(points), _COLUMNS)
-    figure = _figure(0.4 + 1.9 * columns, 0.6 + 2.1 * rows)
+    figure = blank_figure(0.4 + 1.9 * columns, 0.6 + 2.1 * rows, layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     centres, limit = cluster_means(2), 22
     for panel, (name, (drawn, distance)) in zip(
@@ -123,11 +120,11 @@ def _draw_samples(
         panel.set(aspect="equal", xlim=(-limit, limit), ylim=(-limit, limit))
         panel.set_xticks((-16, 0, 16))
         panel.set_yticks((-16, 0, 16))
-        panel.plot(*centres.T, "+", color=_RULE, markersize=5, zorder=0)
+        panel.plot(*centres.T, "+", color=RULE, markersize=5, zorder=0)
         panel.plot(*exact.T, ".", color=_ACCENT, markersize=9, alpha=0.1, mew=0)
         panel.plot(*drawn.T, ".", color=_WARM, markersize=3, alpha=0.6, mew=0)
         text = f"{name}  {distance:.2f}"
-        panel.set_title(text, fontsize=8.5, color=_INK, loc="left")
+        panel.set_title(text, fontsize=8.5, color=INK, loc="left")
         _finish(panel)
     for empty in range(len(points), axes.size):
         axes.flat[empty].set_axis_off()
@@ -136,22 +133,13 @@ def _draw_samples(
         f"Samples and their sliced $W_1$; green: exact samples; first two coordinates, "
         f"d = {cell[0]}, $d_y$ = {cell[1]}, problem 0",
         fontsize=9.5,
-        color=_INK,
+        color=INK,
     )
     return figure
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _finish(panel: Any) -> None:
-    panel.tick_params(labelsize=7.5, colors=_SOFT, length=2)
+    panel.tick_params(labelsize=7.5, colors=SOFT, length=2)
     panel.set_axisbelow(True)
     for spine in panel.spines.values():
-        spine.set(color=_RULE)
+        spine.set(color=RULE)

@@ -235,12 +235,12 @@ def particles(
 def _particles(
     key: jax.Array, problem: Problem, prior: DiffusionPrior, solver: ParticleSolver
 ) -> Particles:
-    whole = _WholeEnsemble(solver=solver)
+    whole = WholeEnsemble(solver=solver)
     return driver.run(key, problem, prior, whole).x  # type: ignore[return-value]
 
 
 @pytree_dataclass
-class _WholeEnsemble(Solver):
+class WholeEnsemble(Solver):
     """A particle solver that returns its particles."""
 
     solver: ParticleSolver

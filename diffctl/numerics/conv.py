@@ -5,16 +5,18 @@
 The transpose rule of `lax.conv_general_dilated` labels the kernel of the result in a
 way that XLA:CPU does not canonicalise inside a loop, where it then runs 20 to 30 times
 slower. Here the input cotangent is written as *another forward convolution* (kernel
-flipped in space, channel axes exchanged, strides undone by interior padding), and the
-kernel cotangent, on CPU, as one matrix product per kernel tap. Both are ordinary
+flipped in space, channel axes exchanged, strides undone by interior padding) or, on CPU
+where the weights far outnumber the pixels, as one matrix product that leaves the kernel
+where it is; and the kernel cotangent, on CPU, as one product per tap. All are ordinary
 differentiable JAX, so jit, vmap, jvp, vjp, scan and checkpoint compose.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -23,6 +25,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MOST_TAPS = 25  # beyond 5x5 kernels one product per tap stops paying
+_MANY_WEIGHTS = 2**20  # from here on XLA:CPU copies a kernel slower than it uses it
 
 
 def conv2d(
@@ -63,7 +66,31 @@ def _output_aval(x: Any, kernel: Any, *, stride: int, padding: Padding) -> Any:
 def _transpose_input(
     ct: jax.Array, x: Any, kernel: jax.Array, *, stride: int, padding: Padding
 ) -> jax.Array:
-    taps, extent = kernel.shape[:2], x.aval.shape[1:3]
+    extent = x.aval.shape[1:3]
+
+    def as_conv(ct: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _as_forward_conv(ct, kernel, extent, stride, padding)
+
+    def as_product(ct: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _as_one_product(ct, kernel, extent, stride, padding)
+
+    if not _weights_dominate(ct, kernel):
+        return as_conv(ct, kernel)
+    return lax.platform_dependent(ct, kernel, cpu=as_product, default=as_conv)
+
+
+def _weights_dominate(ct: jax.Array, kernel: jax.Array) -> bool:
+    return kernel.size > max(_MANY_WEIGHTS, 4 * ct.size)
+
+
+def _as_forward_conv(
+    ct: jax.Array,
+    kernel: jax.Array,
+    extent: tuple[int, int],
+    stride: int,
+    padding: Padding,
+) -> jax.Array:
+    taps = kernel.shape[:2]
     spread = [(0, 0, stride - 1)] * 2
     ct = lax.pad(ct, jnp.zeros((), ct.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
     before = [k - 1 - lo for k, (lo, _) in zip(taps, padding, strict=True)]
@@ -74,6 +101,33 @@ def _transpose_input(
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     sides = ((before[0], after[0]), (before[1], after[1]))
     return _conv_p.bind(ct, flipped, stride=1, padding=sides)
+
+
+def _as_one_product(
+    ct: jax.Array,
+    kernel: jax.Array,
+    extent: tuple[int, int],
+    stride: int,
+    padding: Padding,
+) -> jax.Array:
+    """Multiply by all taps where they lie in memory, then put each in its place."""
+    rows, columns = (a.reshape(-1, a.shape[-1]) for a in (ct, kernel))
+    contraction = (((1,), (1,)), ((), ()))
+    products = lax.dot_general(rows, columns, contraction)
+    products = products.reshape(*ct.shape[:3], *kernel.shape[:3])
+    zero = jnp.zeros((), products.dtype)
+
+    def place(axis: int, tap: int) -> tuple[int, int, int]:
+        low = tap - padding[axis][0]
+        reach = stride * (ct.shape[axis + 1] - 1) + 1
+        return low, extent[axis] - low - reach, stride - 1
+
+    def placed(tap: tuple[int, ...]) -> jax.Array:
+        a, b = tap
+        sides = [(0, 0, 0), place(0, a), place(1, b), (0, 0, 0)]
+        return lax.pad(products[:, :, :, a, b], zero, sides)
+
+    return reduce(jnp.add, map(placed, np.ndindex(kernel.shape[:2])))
 
 
 def _transpose_kernel(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from diffctl.numerics import conv
 from diffctl.numerics.conv import conv2d
 from tests.tolerances import EXACT32, EXACT64, NET_BF16
 
@@ -82,6 +83,29 @@ def test_all_derivatives_equal_those_of_lax(size, taps, stride, padding):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("size", "taps", "stride", "padding"), GEOMETRIES)
+def test_the_transpose_of_many_weights_has_the_same_derivatives(
+    size, taps, stride, padding, monkeypatch
+):
+    monkeypatch.setattr(conv, "_weights_dominate", lambda ct, kernel: True)
+    test_all_derivatives_equal_those_of_lax(size, taps, stride, padding)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_kernel_larger_than_the_image_is_pulled_back_in_place():
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.normal(size=(4, 4, 360)))
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 360, 360)) / 57)
+    found, expected = (
+        jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(x, kernel) ** 2)))(x)
+        for f in (partial(conv2d, padding=1), lambda x, k: _oracle(x, k, 1, 1))
+    )
+    program = jax.jit(jax.grad(lambda x: jnp.sum(conv2d(x, kernel, padding=1) ** 2)))
+    assert " reverse(" not in program.lower(x).compile().as_text()
+    chex.assert_trees_all_close(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [("float32", EXACT32), ("float64", EXACT64), ("bfloat16", NET_BF16)],
@@ -104,10 +128,10 @@ def test_the_transpose_is_the_adjoint(size, taps, stride, padding):
     rng = np.random.default_rng(3)
     kernel = jnp.asarray(rng.normal(size=(*taps, 3, 2)))
     x = jnp.asarray(rng.normal(size=(*size, 3)))
-    conv = jax.jit(partial(conv2d, kernel=kernel, stride=stride, padding=padding))
-    y = jnp.asarray(rng.normal(size=conv(x).shape))
-    (back,) = jax.jit(jax.linear_transpose(conv, x))(y)
-    np.testing.assert_allclose(jnp.vdot(conv(x), y), jnp.vdot(x, back), **EXACT64)
+    correlate = jax.jit(partial(conv2d, kernel=kernel, stride=stride, padding=padding))
+    y = jnp.asarray(rng.normal(size=correlate(x).shape))
+    (back,) = jax.jit(jax.linear_transpose(correlate, x))(y)
+    np.testing.assert_allclose(jnp.vdot(correlate(x), y), jnp.vdot(x, back), **EXACT64)
 
 
 def _chain(conv, x, kernel, num_steps):

@@ -42,25 +42,25 @@ class Restorations:
 
     def __call__(self, ids: np.ndarray) -> Examples:
         """Return the problems of the images `ids`."""
-        task = lookup("restoration", self.task, {n: TASKS[n] for n in RESTORATIONS})
-        place = list(TASKS).index(self.task)
-        task_key = jax.random.fold_in(self.key, place)
-        posed = [
-            task.pose(
-                Request(
-                    shape=self.images.shape[1:],
-                    key=jax.random.fold_in(task_key, i),
-                    noise_std=self.noise_std,
-                    image=self.images[i],
-                )
-            ).problem
-            for i in ids
-        ]
-        axes = DRAWN if getattr(task, "drawn", False) else MEASURED
-        problems = _stack(posed, axes)
+        axes = DRAWN if getattr(self._restoration(), "drawn", False) else MEASURED
+        problems = _stack([self.problem(i) for i in ids], axes)
         truth, labels = jnp.asarray(self.images[ids]), jnp.asarray(self.labels[ids])
         score = partial(_score, axes, self.classifier, problems, truth, labels)
         return Examples(problems=problems, axes=axes, score=score)
+
+    def problem(self, i: int) -> Problem:
+        """Return the problem of image `i`."""
+        task_key = jax.random.fold_in(self.key, list(TASKS).index(self.task))
+        request = Request(
+            shape=self.images.shape[1:],
+            key=jax.random.fold_in(task_key, i),
+            noise_std=self.noise_std,
+            image=self.images[i],
+        )
+        return self._restoration().pose(request).problem
+
+    def _restoration(self) -> Any:
+        return lookup("restoration", self.task, {n: TASKS[n] for n in RESTORATIONS})
 
 
 def relative_misfit(problem: Problem, x: jax.Array) -> jax.Array:

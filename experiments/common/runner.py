@@ -72,7 +72,7 @@ class Job:
     @property
     def calls(self) -> int:
         """Network calls of all images."""
-        return len(self.ids) * (self.cost.forwards + self.cost.vjps)
+        return len(self.ids) * self.cost.calls
 
 
 def run_rows(

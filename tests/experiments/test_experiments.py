@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffctl import assets
 from diffctl.cli.solver_table import SOLVERS
@@ -14,7 +15,10 @@ from diffctl.nets import Architecture
 from diffctl.priors import EDMPreconditioning, NetworkPrior
 from experiments.common import Restorations
 from experiments.common.restoration import RESTORATIONS
+from experiments.common.solving import count_calls
 from experiments.digits.__main__ import Run, rows
+from experiments.digits.__main__ import main as digits
+from experiments.digits.budgets import solver_within
 from experiments.robustness.__main__ import main as robustness
 from experiments.robustness.studies import random_network
 from tests.tolerances import EXACT32, REORDER32
@@ -63,6 +67,41 @@ def test_every_restoration_meets_every_solver(tmp_path):
     names = {(row.labels["task"], row.labels["solver"]) for row in made}
     assert len(names) == len(made) == 4 * len(RESTORATIONS) == 20
     assert {solver for _, solver in names} <= SOLVERS.keys()
+
+
+@pytest.mark.parametrize("name", ["doc", "dps", "dmplug", "mcgdiff", "red"])
+def test_a_budget_is_used_up_but_not_exceeded(name):
+    prior, adapt = assets.digits_prior(), SOLVERS[name].adapt
+    for budget in (100, 300):
+        solver = solver_within(str(budget), name, "random_inpainting", prior)
+        if name == "mcgdiff" and budget == 100:
+            assert solver is None  # three levels for 64 particles are 192 calls
+            continue
+        calls = count_calls(solver, adapt).calls
+        per_step = {"doc": 7, "dps": 2, "dmplug": 6, "mcgdiff": 64, "red": 1}[name]
+        assert budget - per_step < calls <= budget
+
+
+def test_budgets_that_are_none():
+    prior, task = assets.digits_prior(), "random_inpainting"
+    assert solver_within("100", "tikhonov", task, prior) is None  # calls no network
+    own = solver_within("own", "dds", task, prior)
+    assert own.grid.num_steps == 50
+    for wrong in ("0", "-3", "all", "1.5"):
+        with pytest.raises(ValueError, match="positive number of calls"):
+            solver_within(wrong, "dds", task, prior)
+
+
+def test_what_a_solver_cannot_take_is_left_out(tmp_path, capsys):
+    data = tmp_path / "data.npz"
+    np.savez(data, x_test=np.zeros((1, 28, 28, 1), np.uint8), y_test=[0])
+    given = ["--data", str(data), "--out", str(tmp_path / "out"), "--count", "1"]
+    given += ["--solvers", "ddrm", "tikhonov", "--tasks", "motion_deblurring"]
+    assert digits(given) == 0
+    text = capsys.readouterr()
+    assert "motion_deblurring ddrm own: left out" in text.err
+    assert "| motion_deblurring | tikhonov | own |" in text.out
+    assert "ddrm" not in text.out
 
 
 def test_an_untrained_network_is_no_gaussian():

@@ -1,0 +1,66 @@
+"""Solvers with as many steps as fit into a number of network calls.
+
+The calls of a solve are affine in its number of steps, so two counts tell how many
+steps a budget allows. What a step is depends on the solver: a noise level, an
+iteration, a level that a whole cloud of particles passes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffctl.cli.solver_table import SOLVERS, Build
+from diffctl.core import Solver
+from diffctl.solvers import DOC
+from experiments.common.solving import count_calls
+
+OWN = "own"
+
+# Fewer noise levels than these are no diffusion.
+_FEWEST, _NEXT = 3, 5
+
+
+def _doc(task: str, prior: Any, steps: int | None) -> Solver:
+    """Return DOC with one iteration on `steps` levels.
+
+    Its guided start needs many levels more than it needs iterations.
+    """
+    assert steps is not None
+    return DOC.default(num_levels=steps, num_steps=1)
+
+
+# Where a step is not what the command line's --steps counts.
+_BUILD: Mapping[str, Build] = {"doc": _doc}
+
+
+def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | None:
+    """Return the solver with the most steps that a budget allows.
+
+    Args:
+        budget: "own" for the solver's own number of steps, or forwards + VJPs.
+        name: in `SOLVERS`.
+        task: whose settings the solver has.
+        prior: of the images.
+
+    Returns:
+        The solver, or None where it makes no calls or cannot make so few.
+
+    Raises:
+        ValueError: the budget is neither "own" nor a positive number.
+    """
+    choice = SOLVERS[name]
+    if budget == OWN:
+        return choice.build(task, prior, None)
+    if not (budget.isdecimal() and int(budget)):
+        raise ValueError(
+            f"A budget is {budget!r}; expected {OWN!r} or a positive number of calls."
+        )
+    build = _BUILD.get(name, choice.build)
+
+    def calls(steps: int) -> int:
+        return count_calls(build(task, prior, steps), choice.adapt).calls
+
+    fewest = calls(_FEWEST)
+    per_step = (calls(_NEXT) - fewest) / (_NEXT - _FEWEST)
+    if fewest > int(budget) or not per_step:
+        return None
+    return build(task, prior, _FEWEST + int((int(budget) - fewest) / per_step))

@@ -1,0 +1,84 @@
+"""Every solver against the bare network calls that it makes, and its compile time.
+
+A solve of a few steps is compared with scans of as many forwards and pull-backs, for
+the same number of particles, in the same process: `over_bare_calls` is what the
+arithmetic around the network costs. Compile times do not depend on the steps.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import tyro
+
+import diffctl
+from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.task_table import TASKS
+from diffctl.cli.tasks import Request
+from experiments.bench.iteration import bare_calls
+from experiments.bench.timing import interleaved
+
+_TASK = "super_resolution_x4"
+
+
+@dataclass
+class Bench:
+    """What to measure; times are medians of `repeats` interleaved runs."""
+
+    repeats: int = 5
+    steps: int = 20
+    solvers: tuple[str, ...] = tuple(SOLVERS)
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Return compile seconds, calls, seconds and ratio of every solver."""
+    prior = diffctl.assets.digits_prior()
+    images, _ = diffctl.assets.test_digits()
+    request = Request(shape=prior.shape, key=jax.random.key(0), image=images[0])
+    problem = TASKS[_TASK].pose(request).problem
+    return {name: _solver(name, problem, prior, bench) for name in bench.solvers}
+
+
+def _solver(name: str, problem: Any, prior: Any, bench: Bench) -> dict[str, Any]:
+    choice = SOLVERS[name]
+    solver = choice.build(_TASK, prior, bench.steps)
+    args = (jax.random.key(0), problem, choice.adapt(prior), solver)
+    started = time.perf_counter()
+    stats = jax.block_until_ready(diffctl.solve(*args)).stats
+    first = time.perf_counter() - started
+    forwards, vjps = int(stats.nfe_fwd), int(stats.nvjp)
+    runs: dict[str, Any] = {"solve": (diffctl.solve, args)}
+    width = _width(solver)
+    if forwards:
+        runs |= _bare(prior, width, bench.steps)
+    times = interleaved(runs, bench.repeats)
+    found = {"forwards": forwards, "vjps": vjps, "seconds": times["solve"]}
+    found["compile_seconds"] = first - times["solve"]
+    if forwards:
+        calls = bench.steps * width
+        forward, pair = times["forward"] / calls, times["pair"] / calls
+        own = (forwards - vjps) * forward + vjps * pair
+        found["over_bare_calls"] = times["solve"] / own
+    return found
+
+
+def _width(solver: Any) -> int:
+    """Return how many images the solver hands to the network at the same time."""
+    several = ("num_particles", "num_restarts")
+    return next((getattr(solver, n) for n in several if hasattr(solver, n)), 1)
+
+
+def _bare(prior: Any, width: int, steps: int) -> dict[str, Any]:
+    """Return scans of forwards and of forwards with a pull-back, `width` at a time."""
+    forward, pair = bare_calls(prior, steps, 1)
+    x = jax.random.normal(jax.random.key(1), (width, *prior.shape))
+    return {
+        "forward": (jax.jit(jax.vmap(forward, (None, 0))), (prior, x)),
+        "pair": (jax.jit(jax.vmap(pair, (None, 0, 0))), (prior, x, x)),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(tyro.cli(Bench)), indent=2))

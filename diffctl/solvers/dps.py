@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.control import ComposedCost
-from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
-from diffctl.diffusion import Ancestral, NoiseGrid, NoiseLevel, OneCallStep, clip, ddpm
+from diffctl.core import Calls, DiffusionPrior, StepTrace
+from diffctl.diffusion import Ancestral, NoiseLevel, OneCallStep, clip, ddpm
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.costs import residual_norm
+from diffctl.solvers.levels import LevelSolver, standard_normal
 from diffctl.solvers.tasks import for_task
 
 GuidanceUnit = Callable[[OneCallStep, NoiseLevel, NoiseLevel], jax.Array]
@@ -53,7 +54,7 @@ def exact_unit(reverse: OneCallStep, now: NoiseLevel, next: NoiseLevel) -> jax.A
 
 
 @pytree_dataclass
-class DPS(Solver):
+class DPS(LevelSolver):
     """Diffusion Posterior Sampling (Chung et al., ICLR 2023).
 
     Requirements: any differentiable operator; any noise model (the default cost is the
@@ -81,7 +82,6 @@ class DPS(Solver):
         "Problems, ICLR 2023"
     )
 
-    grid: NoiseGrid
     reverse: OneCallStep = Ancestral(bound=clip)
     guidance_scale: Any = 0.5
     cost: Callable[[Problem], ComposedCost] = static(default=residual_norm)
@@ -106,17 +106,6 @@ class DPS(Solver):
         """
         return cls(grid=ddpm(num_steps), guidance_scale=for_task(_PAPER_SCALES, task))
 
-    def init(
-        self, key: jax.Array, problem: Problem, prior: DiffusionPrior
-    ) -> tuple[jax.Array, Any]:
-        start_key, steps_key = jax.random.split(key)
-        sigma = self.grid.sigma
-        x = jnp.sqrt(1 + sigma[0] ** 2) * jax.random.normal(
-            start_key, prior.shape, sigma.dtype
-        )
-        keys = jax.random.split(steps_key, self.grid.num_steps)
-        return x, (*self.grid.pairs(), keys)
-
     def step(
         self, carry: jax.Array, x: Any, problem: Problem, prior: DiffusionPrior
     ) -> tuple[jax.Array, StepTrace]:
@@ -128,15 +117,10 @@ class DPS(Solver):
             return cost(estimate.x0_hat), estimate
 
         gradient, estimate = jax.grad(plug_in, has_aux=True)(state)
-        noise = jax.random.normal(key, state.shape, state.dtype)
+        noise = standard_normal(key, state)
         proposal = self.reverse.advance(state, estimate, now, next, noise)
         step_size = self.guidance_scale * self.unit(self.reverse, now, next)
         trace = StepTrace(
             misfit=problem.misfit(estimate.x0_hat), calls=Calls(fwd=1, vjp=1)
         )
         return proposal - step_size * gradient, trace
-
-    def finalize(
-        self, carry: jax.Array, problem: Problem, prior: DiffusionPrior
-    ) -> jax.Array:
-        return carry

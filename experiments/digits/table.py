@@ -1,9 +1,10 @@
-"""The table of the digits experiment, from its files."""
+"""The tables of the digits experiment, from its files."""
 
 from experiments.common import (
     Measure,
     Results,
     origin,
+    pivot,
     summarise,
     to_markdown,
     write_tables,
@@ -24,6 +25,7 @@ def render(results: Results) -> str:
     records = results.records()
     summaries = summarise(records, MEASURES)
     text = (
+        f"{pivot(summaries, MEASURES[0], 'task')}\n{MEASURES[0].heading}.\n\n"
         f"{to_markdown(summaries, MEASURES)}\n{origin(records)} Misfit: squared "
         "residual per measured number in units of the noise variance, 1 at the noise "
         "level. Forwards, VJPs: network calls per image. Seconds: of the compiled "

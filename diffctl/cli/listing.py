@@ -28,7 +28,8 @@ def run(command: List, terminal: Terminal) -> Outcome:
         terminal.out.print(markdown(result), soft_wrap=True, markup=False)
     else:
         for name, title in TITLES.items():
-            terminal.out.print(_table(title, result[name]))
+            for part in _parts(result[name]):
+                terminal.out.print(_table(title, part))
     return Outcome(result)
 
 
@@ -100,10 +101,19 @@ def _first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").split("\n", 1)[0]
 
 
+def _parts(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """Return rows as tables that fit a terminal: references are one of their own."""
+    if "reference" not in rows[0]:
+        return [rows]
+    short = [{k: v for k, v in row.items() if k != "reference"} for row in rows]
+    name = next(iter(rows[0]))
+    return [short, [{k: row[k] for k in (name, "reference")} for row in rows]]
+
+
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        table.add_column(name)
+    for place, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row.values())
     return table

@@ -203,7 +203,7 @@ SOLVERS: Mapping[str, SolverChoice] = {
     ),
     "ddnm_plus": SolverChoice(
         "DDNM+ by singular directions, for noisy measurements",
-        _by_levels(lambda n: DDNMPlus.released_code(num_steps=n), 100),
+        _by_levels(lambda n: DDNMPlus.released_settings(num_steps=n), 100),
     ),
     "ddnm_plus_simplified": SolverChoice(
         "DDNM+ without a singular system",
@@ -273,7 +273,7 @@ SOLVERS: Mapping[str, SolverChoice] = {
         _by_levels(lambda n: TDS.default(num_steps=n), 100),
     ),
     "mcgdiff": SolverChoice(
-        "MCGdiff with exact weights, one of 64 particles",
+        "MCGdiff on an observed path, one of 64 particles",
         _by_levels(lambda n: MCGdiff.default(num_steps=n), 100),
     ),
     "fps_smc": SolverChoice(

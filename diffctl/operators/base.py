@@ -139,7 +139,10 @@ class SpectralOperator(LinearOperator):
     def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
         z = self.u_adjoint(y)
         s = self.singular_values.astype(z.dtype)
-        return self.v(s / (s**2 + damping) * z)
+        seen = s > 0
+        # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
+        filtered = s / jnp.where(seen, s**2 + damping, 1) * z
+        return self.v(jnp.where(seen, filtered, 0))
 
     def inverse_singular_values(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         """Return 1/s, (k,), with 0 for singular values at the rounding of `dtype`."""
@@ -208,6 +211,22 @@ class Problem:
     def misfit(self, x: jax.Array) -> jax.Array:
         """Return l(x) = -log p(y | x) up to a constant."""
         return self.noise.neg_log_likelihood(self.y, self.operator(x))
+
+    def residual(self, x: jax.Array) -> Any:
+        """Return y - A(x), of the structure of y.
+
+        Raises:
+            TypeError: y is no noisy A(x) but, for example, a class label.
+        """
+        clean = self.operator(x)
+        shapes = [jax.tree.map(jnp.shape, side) for side in (self.y, clean)]
+        if shapes[0] != shapes[1]:
+            raise TypeError(
+                f"y has the shape {shapes[0]} and A(x) the shape {shapes[1]}, so that "
+                "there is no residual. Choose a cost on the likelihood instead "
+                "(`likelihood`, `negative_log_likelihood`)."
+            )
+        return jax.tree.map(jnp.subtract, self.y, clean)
 
     def gauss_newton(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """Return J^T L J v: J the Jacobian of A at x, L the Hessian of -log p in A(x).

@@ -65,7 +65,8 @@ class GaussianNoise(WhiteNoise):
         return jax.tree.unflatten(structure, noisy)
 
     def check(self, y: Any, clean: Any) -> None:
-        _require_positive("noise std", self.std, "the likelihood of noise-free data is")
+        reason = "the likelihood of noise-free data (which DDNM is made for) is"
+        _require_positive("noise std", self.std, reason)
 
 
 @pytree_dataclass

@@ -110,7 +110,9 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
 
     Deviations: the paper and mandt-lab/c-pigdm expand in sigma_y^2 and leave terms out,
     so that many steps do not converge to the flow, and directions with small singular
-    values move the wrong way. This converges.
+    values move the wrong way. This converges. States start from the measurement through
+    the Wiener filter of the first level: A^+ y, as published, leaves noise / s_i in
+    directions of small s_i, which no later step takes back.
 
     Args: see `ConjugateGuidance`.
     """
@@ -129,11 +131,12 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
         return cls(grid=few_steps(num_steps), guidance_scale=2.0, tilt=-0.15)
 
     def first_guess(self, problem: Problem) -> jax.Array:
-        return linear(problem).pinv(problem.y)
+        nothing = jnp.zeros(problem.operator.shape, self.grid.sigma.dtype)
+        return self.pull(problem, nothing, self.grid.sigma[0])
 
     def pull(self, problem: Problem, x0_hat: jax.Array, sigma: jax.Array) -> jax.Array:
         operator = linear(problem)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(x0_hat))
+        residual = problem.residual(x0_hat)
         damping = noise_std(problem) ** 2 / estimate_variance(sigma, 1.0)
         return operator.damped_pinv(residual, damping)
 

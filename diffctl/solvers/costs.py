@@ -5,7 +5,6 @@ value, gradient and Gauss-Newton factors follow from a map and an outer loss.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,22 +55,15 @@ def likelihood(problem: Problem) -> ComposedCost:
 def residual_norm(problem: Problem) -> ComposedCost:
     """Return l0(x0) = |A(x0) - y|, not squared and without the noise level."""
 
-    return ComposedCost(map=_residual(problem), loss=NormLoss())
+    return ComposedCost(map=problem.residual, loss=NormLoss())
 
 
 def squared_residual(problem: Problem) -> ComposedCost:
     """Return l0(x0) = |A(x0) - y|^2, without the noise level."""
-    return ComposedCost(map=_residual(problem), loss=GaussianLoss(std=math.sqrt(0.5)))
+    return ComposedCost(map=problem.residual, loss=GaussianLoss(std=math.sqrt(0.5)))
 
 
 def mean_squared_residual(problem: Problem) -> ComposedCost:
     """Return l0(x0) = |A(x0) - y|^2 / m, m the number of entries observed."""
     std = safe_sqrt(problem.operator.num_observed() / 2)
-    return ComposedCost(map=_residual(problem), loss=GaussianLoss(std=std))
-
-
-def _residual(problem: Problem) -> Callable[[jax.Array], Any]:
-    def residual(x0: jax.Array) -> Any:
-        return jax.tree.map(lambda a, b: a - b, problem.operator(x0), problem.y)
-
-    return residual
+    return ComposedCost(map=problem.residual, loss=GaussianLoss(std=std))

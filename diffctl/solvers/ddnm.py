@@ -165,7 +165,7 @@ class DDNMPlus(NullSpaceSolver):
     requires_noise: ClassVar[type] = WhiteNoise
 
     @classmethod
-    def released_code(cls, *, num_steps: int = 100) -> "DDNMPlus":
+    def released_settings(cls, *, num_steps: int = 100) -> "DDNMPlus":
         """Return the released settings: indices 990, 980, ..., 0 of 1000, eta 0.85."""
         return cls(grid=released_grid(num_steps))
 

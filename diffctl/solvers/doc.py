@@ -133,9 +133,9 @@ class DOC(Solver):
         return cls(**doc_presets.paper(task))
 
     @classmethod
-    def released_code(cls, task: str) -> "DOC":
+    def released_code(cls, task: str, *, num_levels: int = 20) -> "DOC":
         """Return what the public code does by default; see `doc_presets`."""
-        return cls(**doc_presets.released_code(task))
+        return cls(**doc_presets.released_code(task, num_levels))
 
     def init(
         self, key: jax.Array, problem: Problem, prior: DiffusionPrior

@@ -70,8 +70,7 @@ def standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
 
 def towards_data(problem: Problem, x: jax.Array) -> jax.Array:
     """Return A^+ (y - A x), the least change that makes x explain the measurement."""
-    residual = jax.tree.map(jnp.subtract, problem.y, problem.operator(x))
-    return linear(problem).pinv(residual)
+    return linear(problem).pinv(problem.residual(x))
 
 
 def estimate_with_pullback(

@@ -134,7 +134,9 @@ class PiGDM(PseudoinverseGuidance):
     exact score of the model (for an isotropic Gaussian prior of standard deviation
     sigma_d the result is then the reverse process of the posterior itself). The paper
     has `paper_weight`, public codes `red_diff_weight`; authors' code is not public.
-    NVlabs/RED-diff also overwrites the observed pixels of a mask; this does not.
+    NVlabs/RED-diff also overwrites the observed pixels of a mask; this does not. States
+    start from A^T (A A^T + (sigma_y / r)^2 I)^{-1} y and not from A^+ y: its noise in
+    directions of small singular values stays for eta = 0.
 
     Args: see `PseudoinverseGuidance`.
     """
@@ -154,13 +156,15 @@ class PiGDM(PseudoinverseGuidance):
         return cls(grid=ddpm(num_steps), reverse=reverse, weight=red_diff_weight)
 
     def first_guess(self, problem: Problem) -> jax.Array:
-        return linear(problem).pinv(problem.y)
+        nothing = jnp.zeros(problem.operator.shape, self.grid.sigma.dtype)
+        variance = estimate_variance(self.grid.sigma[0], self.signal_std)
+        return self.pull(problem, nothing, variance)
 
     def pull(
         self, problem: Problem, x0_hat: jax.Array, variance: jax.Array
     ) -> jax.Array:
         operator = linear(problem)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(x0_hat))
+        residual = problem.residual(x0_hat)
         return operator.damped_pinv(residual, noise_std(problem) ** 2 / variance)
 
 

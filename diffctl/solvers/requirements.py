@@ -1,7 +1,7 @@
 """Checks at the door of a solve, before anything is compiled."""
 
 import inspect
-from typing import Any, cast
+from typing import Any
 
 from diffctl.core import Solver
 from diffctl.operators.base import (
@@ -11,6 +11,7 @@ from diffctl.operators.base import (
     WhiteNoise,
 )
 from diffctl.operators.validation import validate_problem
+from diffctl.solvers.ranges import check_ranges
 
 
 def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
@@ -24,6 +25,7 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
     """
     check_capabilities(problem, prior, solver)
     validate_problem(problem, prior.shape)
+    check_ranges(solver)
     solver.check(problem, prior)
 
 
@@ -32,30 +34,26 @@ def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
 
     Solvers that are made of another one call this in `init` for that one.
     """
-    _check_capability(solver, "operator", problem.operator)
-    _check_capability(solver, "prior", prior)
-    _check_capability(solver, "noise", problem.noise)
+    given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
+    needed = _needed(type(solver))
+    for role, what in given.items():
+        if isinstance(what, needed[role]):
+            continue
+        able = [cls.__name__ for cls in solver_classes() if _takes(cls, given)]
+        cure = f"Use {', '.join(able)}" if able else "No solver takes this problem"
+        raise TypeError(
+            f"{type(solver).__name__} needs a {needed[role].__name__} as {role}; "
+            f"{type(what).__name__} is not one. {cure}."
+        )
 
 
-def _check_capability(solver: Solver, role: str, given: Any) -> None:
-    needed = _needed(type(solver), role)
-    if isinstance(given, needed):
-        return
-    others = [
-        other.__name__
-        for other in solver_classes()
-        if isinstance(given, _needed(other, role))
-    ]
-    cure = f"Use {', '.join(others)}" if others else "No solver takes one"
-    raise TypeError(
-        f"{type(solver).__name__} needs a {needed.__name__} as {role}; "
-        f"{type(given).__name__} is not one. {cure}."
-    )
-
-
-def _needed(solver: type[Solver], role: str) -> type:
+def _needed(solver: type[Solver]) -> dict[str, type]:
     operator, prior = solver.requires
-    return {"operator": operator, "prior": prior, "noise": solver.requires_noise}[role]
+    return {"operator": operator, "prior": prior, "noise": solver.requires_noise}
+
+
+def _takes(solver: type[Solver], given: dict[str, Any]) -> bool:
+    return all(isinstance(given[role], kind) for role, kind in _needed(solver).items())
 
 
 def solver_classes() -> list[type[Solver]]:
@@ -71,15 +69,25 @@ def solver_classes() -> list[type[Solver]]:
 
 
 def linear(problem: Problem) -> LinearOperator:
-    """Return the operator of a problem whose solver requires a linear one."""
-    return cast(LinearOperator, problem.operator)
+    """Return the operator of a problem; raise TypeError if it is not linear."""
+    return _of_kind(problem.operator, LinearOperator)
 
 
 def spectral(problem: Problem) -> SpectralOperator:
-    """Return the operator of a problem whose solver requires a spectral one."""
-    return cast(SpectralOperator, problem.operator)
+    """Return the operator of a problem; raise TypeError if it is not spectral."""
+    return _of_kind(problem.operator, SpectralOperator)
 
 
 def noise_std(problem: Problem) -> Any:
-    """Return sigma_y, (), of a problem whose solver requires white noise."""
-    return cast(WhiteNoise, problem.noise).std
+    """Return sigma_y, (), of a problem; raise TypeError if its noise is not white."""
+    return _of_kind(problem.noise, WhiteNoise).std
+
+
+def _of_kind(given: Any, needed: type) -> Any:
+    if not isinstance(given, needed):
+        raise TypeError(
+            f"A setting of this solver needs a {needed.__name__}; "
+            f"{type(given).__name__} is not one. Choose another setting, such as a "
+            "start that does not invert the operator."
+        )
+    return given

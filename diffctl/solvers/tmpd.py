@@ -179,7 +179,7 @@ class TMPD(LevelSolver):
         reverse_key, probe_key = jax.random.split(key)
         estimate, pull_back = estimate_with_pullback(self.reverse, prior, state, now)
         operator, std = linear(problem), jnp.asarray(noise_std(problem), state.dtype)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(estimate.x0_hat))
+        residual = problem.residual(estimate.x0_hat)
 
         def product(w: jax.Array) -> jax.Array:
             pulled = pull_back(operator.adjoint(from_vector(w, residual)))

@@ -54,6 +54,7 @@ from diffctl.solvers import (
     DPS,
     FISTA,
     FPSSMC,
+    GMLDPS,
     HMC,
     HQS,
     ILVR,
@@ -105,6 +106,7 @@ from diffctl.solvers import (
     PnPDM,
     REDDiff,
     ReSample,
+    SamplerCSGM,
     ScoreLaw,
     ScoreSDE,
     SimplifiedDDNMPlus,
@@ -565,6 +567,10 @@ def ldps() -> LDPS:
     return LDPS(grid=grid(), guidance_scale=0.3)
 
 
+def gml_dps() -> GMLDPS:
+    return GMLDPS(grid=grid(), guidance_scale=0.3)
+
+
 def psld() -> PSLD:
     return PSLD(grid=grid(), guidance_scale=0.3)
 
@@ -593,6 +599,10 @@ def dmplug() -> DMPlug:
     return dataclasses.replace(
         DMPlug.default(), grid=grid(2), num_steps=4, stopping=stopping
     )
+
+
+def csgm() -> SamplerCSGM:
+    return SamplerCSGM(grid=grid(2), num_steps=3)
 
 
 def consistency_csgm() -> ConsistencyCSGM:
@@ -644,12 +654,15 @@ CASES = [
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
+    Case("ldps", ldps, latent_gaussian, linear_gaussian, **_TWIN),
+    Case("gml_dps", gml_dps, latent_gaussian, linear_gaussian, **_TWIN),
     Case("psld", psld, latent_gaussian, linear_gaussian, **_TWIN),
     Case("stsl", stsl, latent_gaussian, linear_gaussian, **_TWIN),
     Case("resample", resample, latent_gaussian, linear_gaussian, **_TWIN),
     Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START),
     Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_TWIN),
     Case("dmplug", dmplug, mixture, linear_gaussian),
+    Case("csgm", csgm, mixture, linear_gaussian, **_TWIN),
     Case(
         "consistency_csgm",
         consistency_csgm,

@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import Euler, vp_uniform
+from diffctl.diffusion import DDIM, Euler, vp_uniform
 from diffctl.operators import GaussianNoise
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
@@ -17,6 +17,7 @@ from diffctl.solvers import (
     ConjugatePiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
+    PiGDM,
     solve,
 )
 from diffctl.solvers.conjugate import exactly_measured, unmeasured
@@ -35,6 +36,15 @@ def _setting():
     """Singular values from 1 to 0, and a measurement."""
     a, _ = oracle.matrix(VALUES)
     return a, a @ np.linspace(-0.8, 0.9, SIZE) + STD * np.linspace(1, -1, SIZE)
+
+
+def _start(kind, sigma):
+    a, y = _setting()
+    guess = np.linalg.pinv(a, rcond=1e-10) @ y
+    if kind is NoisyConjugatePiGDM:
+        gram = a @ a.T + STD**2 * (1 + sigma**2) / sigma**2 * np.eye(SIZE)
+        guess = a.T @ np.linalg.solve(gram, y)
+    return guess + sigma * draws(KEY, (SIZE,), 1)[0]
 
 
 def _flow(kind, weight, x, sigma_max):
@@ -69,9 +79,7 @@ def test_it_converges_to_its_flow_at_first_order(kind, weight, tilt):
         solver = kind(grid=levels, guidance_scale=weight, tilt=tilt)
         found = solve(KEY, problem, law.prior(), solver).x
         sigma = float(levels.sigma[0])
-        noise = draws(KEY, (SIZE,), 1)[0]
-        start = np.linalg.pinv(a, rcond=1e-10) @ y + sigma * noise
-        exact = _flow(kind, weight, start, sigma)
+        exact = _flow(kind, weight, _start(kind, sigma), sigma)
         errors.append(np.linalg.norm(found - exact))
     assert errors[1] < 0.03
     # Measured: between 0.49 and 0.51.
@@ -173,8 +181,7 @@ def test_without_guidance_it_is_ddim(kind):
     a, y = _setting()
     solver = kind(grid=grid(), guidance_scale=0.0)
     found = solve(KEY, oracle.problem(a, y, STD), mixture(), solver).x
-    noise = draws(KEY, (SIZE,), 1)[0]
-    start = np.linalg.pinv(a, rcond=1e-10) @ y + np.asarray(grid().sigma[0]) * noise
+    start = _start(kind, float(grid().sigma[0]))
     expected = _unguided(mixture(), jnp.asarray(start), grid())
     np.testing.assert_allclose(found, expected, **EXACT64)
 
@@ -238,6 +245,59 @@ def test_unmeasured_directions_follow_ddim_but_for_the_jacobian(kind):
     last = right[:, -1]
     assert abs(on_g * last @ g) > 1e-2
     np.testing.assert_allclose(last @ (moved - free), on_g * last @ g, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("tilt", [0.0, -0.3])
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_step_puts_every_term_in_its_direction(kind, tilt):
+    """Against explicit singular vectors; the coefficients are tested above."""
+    law, (a, y) = bed(), _setting()
+    left, s, right = np.linalg.svd(a)
+    solver = kind(grid=grid(), guidance_scale=3.0, tilt=tilt)
+    now, next = oracle.level(1.5), oracle.level(0.5)
+    problem, x = oracle.problem(a, y, STD), np.linspace(-1, 2, SIZE)
+    moved, _ = solver.step(jnp.asarray(x), (now, next, KEY), problem, law.prior())
+    x0_hat, jacobian = law.denoise(x, 1.5), law.jacobian(1.5)
+    pull = np.asarray(solver.pull(problem, jnp.asarray(x0_hat), now.sigma))
+    g = np.sqrt(1 + 1.5**2) / 1.5 * (np.eye(SIZE) - jacobian.T) @ pull
+    parts = [right @ x0_hat, 0 * y, right @ (x - x0_hat) / 1.5, right @ g]
+    expected = []
+    for i, value in enumerate(s):
+        psi = unmeasured
+        if value > 1e-9:
+            parts[1][i] = left[:, i] @ y / value
+            psi = exactly_measured if kind is ConjugatePiGDM else _noisy(value)
+        weights = solver.coefficients(psi, now, next)
+        order = (weights.on_x0, weights.on_y, weights.on_eps, weights.on_g)
+        expected.append(
+            sum(w[0] * part[i] for w, part in zip(order, parts, strict=True))
+        )
+    np.testing.assert_allclose(right @ moved, expected, **EXACT64)
+
+
+def _noisy(value):
+    share = STD**2 / (value**2 + STD**2)
+    return lambda sigma: jnp.log1p(sigma**2) - share * jnp.log1p(sigma**2 / share)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "solver",
+    [
+        NoisyConjugatePiGDM(grid=few_steps(5)),
+        PiGDM(grid=few_steps(5), reverse=DDIM(eta=0.0)),
+    ],
+    ids=["conjugate", "ddim"],
+)
+def test_directions_of_tiny_singular_values_are_as_good_as_unmeasured(solver):
+    ends = []
+    for tiny in (1e-5, 0.0):
+        a, _ = oracle.matrix((1.0, 0.6, 0.2, tiny))
+        y = a @ np.linspace(-0.8, 0.9, SIZE) + STD * np.linspace(1, -1, SIZE)
+        ends.append(solve(KEY, oracle.problem(a, y, STD), mixture(), solver).x)
+    # From A^+ y the noise of 0.1 would enter as 0.1 / 1e-5.
+    np.testing.assert_allclose(*ends, rtol=0, atol=1e-3)
 
 
 def _pinv(operator, y):

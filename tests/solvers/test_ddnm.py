@@ -198,8 +198,7 @@ def test_journeys_are_those_of_repaint():
 def test_needs_and_released_settings():
     assert DDNM.requires_noise is object
     assert DDNMPlus.requires_noise is SimplifiedDDNMPlus.requires_noise is WhiteNoise
-    for kind in (DDNM, DDNMPlus):
-        solver = kind.released_code()
+    for solver in (DDNM.released_code(), DDNMPlus.released_settings()):
         assert (solver.eta, solver.grid.num_steps) == (0.85, 100)
         expected = [990.0 - 10 * i for i in range(100)] + [-1.0]
         np.testing.assert_array_equal(solver.grid.time, expected)

@@ -211,11 +211,12 @@ def _free_end(solver, problem, prior):
     return carry.iteration.trajectory.states[-1]
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "released_code"])
+@pytest.mark.parametrize("preset", ["default", "adam", "paper", "released_code"])
 def test_every_preset_explains_the_measurement_better_than_no_control(preset):
     problem, prior = bed().problem(), mixture()
     solver = {
-        "default": lambda: DOC(grid=grid(), num_steps=20),
+        "default": lambda: dataclasses.replace(DOC.default(), grid=grid()),
+        "adam": lambda: DOC(grid=grid()),
         "paper": lambda: DOC.paper("super_resolution_x4"),
         "released_code": lambda: DOC.released_code("gaussian_deblurring"),
     }[preset]()

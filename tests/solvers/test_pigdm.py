@@ -29,6 +29,13 @@ def _isotropic():
     return GaussianPrior.from_moments(bed().mean, SIGNAL_STD**2 * np.eye(SIZE))
 
 
+def _start(solver, law, noise):
+    sigma, a = float(solver.grid.sigma[0]), law.matrix
+    variance = sigma**2 / (1 + (sigma / solver.signal_std) ** 2)
+    gram = a @ a.T + NOISE_STD**2 / variance * np.eye(law.y.size)
+    return jnp.asarray(a.T @ np.linalg.solve(gram, law.y) + sigma * noise)
+
+
 def _reverse(solver, prior, x, noise):
     """The solver's reverse process for another prior, unguided."""
     for i, z in enumerate(noise):
@@ -45,9 +52,9 @@ def test_for_an_isotropic_prior_it_is_the_reverse_process_of_the_posterior(rever
     solver = PiGDM(grid=grid(), reverse=reverse, signal_std=SIGNAL_STD)
     found = solve(KEY, law.problem(), _isotropic(), solver).x
     first, noise = draws(KEY, (SIZE,), solver.grid.num_steps)
-    start = np.linalg.pinv(law.matrix) @ law.y + np.asarray(grid().sigma[0]) * first
+    start = _start(solver, law, first)
     posterior = _isotropic().posterior(law.y, law.matrix, NOISE_STD)
-    expected = _reverse(solver, posterior, jnp.asarray(start), noise)
+    expected = _reverse(solver, posterior, start, noise)
     np.testing.assert_allclose(found, expected, **EXACT64)
 
 
@@ -128,9 +135,9 @@ def test_without_guidance_it_is_ddim():
     law = bed()
     solver = PiGDM(grid=grid(), reverse=DDIM(eta=0.5), guidance_scale=0.0)
     first, noise = draws(KEY, (SIZE,), solver.grid.num_steps)
-    start = np.linalg.pinv(law.matrix) @ law.y + np.asarray(grid().sigma[0]) * first
+    start = _start(solver, law, first)
     found = solve(KEY, law.problem(), mixture(), solver).x
-    expected = _reverse(solver, mixture(), jnp.asarray(start), noise)
+    expected = _reverse(solver, mixture(), start, noise)
     np.testing.assert_allclose(found, expected, **EXACT64)
 
 

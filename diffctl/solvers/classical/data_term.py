@@ -64,9 +64,8 @@ def fit(
 
 def gradient(problem: Problem, x: jax.Array) -> jax.Array:
     """Return (2), (*shape)."""
-    operator = linear(problem)
-    residual = jax.tree.map(jnp.subtract, operator(x), problem.y)
-    return operator.adjoint(residual) / jnp.asarray(noise_std(problem) ** 2, x.dtype)
+    variance = jnp.asarray(noise_std(problem) ** 2, x.dtype)
+    return -linear(problem).adjoint(problem.residual(x)) / variance
 
 
 def curvature(key: jax.Array, problem: Problem, like: jax.Array) -> jax.Array:
@@ -78,10 +77,14 @@ def curvature(key: jax.Array, problem: Problem, like: jax.Array) -> jax.Array:
 def squared_norm_of(
     key: jax.Array, operator: LinearOperator, like: jax.Array
 ) -> jax.Array:
-    """Return |A|^2, (), from the singular values or else by subspace iteration."""
+    """Return |A|^2, (), from the singular values or else by subspace iteration.
+
+    For A = 0 it is 1, a bound that serves as well as any.
+    """
     if isinstance(operator, SpectralOperator):
-        return jnp.max(operator.singular_values.astype(like.dtype)) ** 2
-    found = randomized_eigh(
-        operator.normal, like, key, rank=1, num_power_iterations=_POWER_ITERATIONS
-    )
-    return found.eigenvalues[0]
+        found = jnp.max(operator.singular_values.astype(like.dtype)) ** 2
+    else:
+        found = randomized_eigh(
+            operator.normal, like, key, rank=1, num_power_iterations=_POWER_ITERATIONS
+        ).eigenvalues[0]
+    return jnp.where(found > 0, found, 1)

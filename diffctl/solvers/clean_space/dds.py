@@ -9,7 +9,6 @@ At level sigma with the estimate D, and the next level sigma':
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior
 from diffctl.diffusion import Bound, Estimate, NoiseLevel, Renoise, unbounded
@@ -78,7 +77,7 @@ class DDS(CorrectionSolver):
     ) -> jax.Array:
         operator = linear(problem)
         # CG for the change from zero is CG for u from the estimate.
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(x0_hat))
+        residual = problem.residual(x0_hat)
         change = least_squares_cg(
             operator,
             operator.adjoint,

@@ -75,7 +75,7 @@ class Proximal(Correction):
         self, problem: Problem, x0_hat: jax.Array, penalty: jax.Array
     ) -> jax.Array:
         operator = linear(problem)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(x0_hat))
+        residual = problem.residual(x0_hat)
         return x0_hat + operator.damped_pinv(residual, penalty)
 
 

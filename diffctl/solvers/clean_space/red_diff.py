@@ -43,8 +43,7 @@ _RELEASED: Mapping[str, tuple[float, float]] = {
 
 def squared_residual(problem: Problem, x0: jax.Array) -> jax.Array:
     """Return |y - A(x0)|^2 / 2."""
-    clean = problem.operator(x0)
-    squares = jax.tree.map(lambda y, z: squared_norm(y - z), problem.y, clean)
+    squares = jax.tree.map(squared_norm, problem.residual(x0))
     return jax.tree.reduce(jnp.add, squares) / 2
 
 

@@ -12,7 +12,6 @@ from z = the encoder's mean for A^+ y.
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from diffctl.core import AutoencodingPrior, Calls, StepTrace
 from diffctl.numerics.descent import Descent
@@ -94,7 +93,7 @@ class JointMAP(IterativeSolver):
     ) -> jax.Array:
         """Return the x of (1) for G(z) = `decoded`."""
         operator = linear(problem)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(decoded))
+        residual = problem.residual(decoded)
         damping = (noise_std(problem) / prior.decoder_std) ** 2
         return decoded + operator.damped_pinv(operator.restrict(residual), damping)
 

@@ -11,7 +11,6 @@ import abc
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from diffctl.core import Calls, ConsistencyPrior, StepTrace
 from diffctl.diffusion.consistency import renoise
@@ -54,7 +53,7 @@ class ProximalStep(DataStep):
         self, problem: Problem, x0_hat: jax.Array, sigma: jax.Array
     ) -> jax.Array:
         operator = linear(problem)
-        residual = jax.tree.map(jnp.subtract, problem.y, operator(x0_hat))
+        residual = problem.residual(x0_hat)
         damping = self.weight * (noise_std(problem) / sigma) ** 2
         return x0_hat + operator.damped_pinv(residual, damping)
 

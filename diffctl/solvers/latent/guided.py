@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from diffctl.control import ComposedCost
 from diffctl.core import Calls, LatentPrior, StepTrace
@@ -158,21 +157,17 @@ class GMLDPS(GuidedLatent):
 
 def adjoint_correction(problem: Problem, image: jax.Array) -> jax.Array:
     """Return A^T (y - A x): a projection if the rows of A are orthonormal."""
-    return linear(problem).adjoint(_residual(problem, image))
+    return linear(problem).adjoint(problem.residual(image))
 
 
 def residual_correction(problem: Problem, image: jax.Array) -> jax.Array:
     """Return y - A x, where the released code takes the adjoint of a blur for I."""
-    return _residual(problem, image)
+    return problem.residual(image)
 
 
 def cubic_correction(problem: Problem, image: jax.Array) -> jax.Array:
     """Return y - A x up-sampled by cubics, the released code's adjoint of SR."""
-    return cubic_upsampling(linear(problem), _residual(problem, image))
-
-
-def _residual(problem: Problem, image: jax.Array) -> Any:
-    return jax.tree.map(jnp.subtract, problem.y, problem.operator(image))
+    return cubic_upsampling(linear(problem), problem.residual(image))
 
 
 @pytree_dataclass

@@ -32,11 +32,16 @@ class InLatentSpace(Solver):
 
     inner: Solver
 
+    def check(self, problem: Problem, prior: LatentPrior) -> None:
+        """Refuse what the inner solver refuses."""
+        inside = latent_problem(problem, prior)
+        check_capabilities(inside, prior.latent, self.inner)
+        self.inner.check(inside, prior.latent)
+
     def init(
         self, key: jax.Array, problem: Problem, prior: LatentPrior
     ) -> tuple[Any, Any]:
         inside = latent_problem(problem, prior)
-        check_capabilities(inside, prior.latent, self.inner)
         return self.inner.init(key, inside, prior.latent)
 
     def step(

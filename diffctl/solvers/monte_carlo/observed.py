@@ -245,11 +245,11 @@ class MCGdiff(ObservedParticles):
     Deviations: by default kappa = 0.3, for which the weights have a moderate variance:
     exact as N grows. With the small kappa of the public code (gabrielvc/mcg_diff) they
     have none, and its final weights by the likelihood then count the measurement twice;
-    `path_observation` leaves them out and is exact in the limit of small kappa and
-    steps. Estimates of one run scatter more than those of DDSMC in any case: at high
-    levels the factors are far narrower than p(y | x). A direction is active from the
-    first level above e_i (the code: from the nearest level). Particles start from the
-    model times g, not from N(0, I).
+    `path_observation`, the settings of `default`, leaves them out and is exact in the
+    limit of small kappa and steps. Estimates of one run scatter more than those of
+    DDSMC in any case: at high levels the factors are far narrower than p(y | x). A
+    direction is active from the first level above e_i (the code: from the nearest
+    level). Particles start from the model times g, not from N(0, I).
 
     Args: see `ParticleSolver`, `ObservedParticles`, and
         kappa: () > 0, extra variance of the observation in variance-preserving units.
@@ -264,8 +264,12 @@ class MCGdiff(ObservedParticles):
 
     @classmethod
     def default(cls, *, num_steps: int = 100, num_particles: int = 64) -> "MCGdiff":
-        """Return settings for noisy images in [-1, 1] on exact DDPM levels."""
-        return cls(grid=ddpm(num_steps), num_particles=num_particles)
+        """Return settings for noisy images in [-1, 1] on exact DDPM levels.
+
+        Those of `path_observation`: a kappa of 0.3 far exceeds the noise of an image,
+        and with more than a few measured directions its weights degenerate.
+        """
+        return cls.path_observation(grid=ddpm(num_steps), num_particles=num_particles)
 
     @classmethod
     def path_observation(

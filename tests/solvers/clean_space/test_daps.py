@@ -19,6 +19,7 @@ from diffctl.solvers import (
     FlowToClean,
     FlowToLevel,
     FrozenScore,
+    HamiltonianMonteCarlo,
     Langevin,
     MetropolisHastings,
     NormalSurrogate,
@@ -29,6 +30,7 @@ from diffctl.solvers import (
     solve,
 )
 from diffctl.solvers.clean_space.clean_laws import CleanLaw, NormalLaw
+from diffctl.solvers.clean_space.flows import Flow
 from diffctl.solvers.clean_space.inner_samplers import Conditional, InnerSampler
 from tests.contract.counting import counted, counting
 from tests.solvers.bed import NOISE_STD, SIZE, bed, grid, mixture
@@ -37,6 +39,17 @@ from tests.tolerances import EXACT64, stat
 
 KEY = jax.random.key(10)
 ALL_OF_SIGMA = NormalSurrogate(signal_std=math.inf)
+
+
+@pytree_dataclass
+class _ExactFlow(Flow):
+    """The flow of a Gaussian prior in closed form."""
+
+    def levels(self, sigma):
+        return jnp.append(sigma, 0.0)
+
+    def __call__(self, prior, x, sigma):
+        return prior.flow(x, *self.levels(sigma))
 
 
 def _check(scalar, solver, mean, variance, num_chains):
@@ -53,6 +66,8 @@ def _check(scalar, solver, mean, variance, num_chains):
     [
         (WEAK, FlowToLevel(num_steps=5), math.inf, 0.965613, 0.230562),
         (SHARP, FlowToLevel(num_steps=5), math.inf, 0.797126, 2.475895e-3),
+        (WEAK, _ExactFlow(), math.inf, 1.038017, 0.255931),
+        (SHARP, _ExactFlow(), math.inf, 0.797595, 2.479782e-3),
         (WEAK, FlowToClean(), math.inf, 0.800629, 0.170519),
         (WEAK, FlowToClean(), 0.5, 0.7651006711, 0.1677852349),
         (SHARP, FlowToClean(), 0.5, 0.795049505, 2.475247525e-3),
@@ -213,6 +228,7 @@ def _assert_moments(draws, mean, covariance):
             step_size=DecayingStep(first=0.01, last_ratio=1.0),
             momentum=0.6,
         ),
+        HamiltonianMonteCarlo(num_steps=20, step_size=DecayingStep(first=0.01)),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )

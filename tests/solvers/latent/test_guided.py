@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.diffusion import Ancestral
+from diffctl.diffusion import Ancestral, Euler
 from diffctl.operators import FunctionOperator, GaussianNoise, Mask, Problem
 from diffctl.priors import GaussianPrior, LatentDiffusionPrior, LinearAutoencoder
 from diffctl.solvers import (
@@ -16,8 +16,10 @@ from diffctl.solvers import (
     GMLDPS,
     LDPS,
     PSLD,
+    TDS,
     InLatentSpace,
     PiGDM,
+    PnPDM,
     likelihood,
     solve,
 )
@@ -118,6 +120,21 @@ def test_a_solver_for_linear_operators_does_not_fit_behind_a_decoder():
     solver = InLatentSpace(inner=PiGDM(grid=grid()))
     with pytest.raises(TypeError, match="PiGDM needs a LinearOperator as operator"):
         solve(KEY, law.problem(), law.prior(), solver)
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (TDS(grid=grid(), num_particles=10**10), "10000000000 particles of shape"),
+        (TDS(grid=grid(), num_particles=4, reverse=Euler()), "stochastic reverse step"),
+        (PnPDM.default(num_iterations=2), "needs a SpectralOperator as operator"),
+    ],
+    ids=["memory", "deterministic", "exact likelihood"],
+)
+def test_what_the_inner_solver_refuses_is_refused_behind_a_decoder(inner, message):
+    law = latent_bed()
+    with pytest.raises((TypeError, ValueError), match=message):
+        solve(KEY, law.problem(), law.prior(), InLatentSpace(inner=inner))
 
 
 @pytest.mark.usefixtures("x64")

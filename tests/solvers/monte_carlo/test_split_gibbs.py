@@ -10,6 +10,7 @@ import pytest
 from diffctl.diffusion import Ancestral, NoiseGrid, geometric
 from diffctl.operators import FunctionOperator
 from diffctl.solvers import solve
+from diffctl.solvers.monte_carlo import split_gibbs
 from diffctl.solvers.monte_carlo.split_gibbs import (
     GibbsSchedule,
     LangevinLikelihood,
@@ -17,6 +18,7 @@ from diffctl.solvers.monte_carlo.split_gibbs import (
     PnPDM,
     SpectralLikelihood,
 )
+from tests.affine import affine_map
 from tests.solvers.bed import NOISE_STD, SIZE, bed, mixture
 from tests.solvers.monte_carlo.model import Law, push, s1, step_of
 from tests.tolerances import stat
@@ -46,15 +48,38 @@ def _prior_steps(prior, schedule):
     return [step_of(prior, Ancestral(), *pair) for pair in levels]
 
 
+# (rho, mean, variance) of the posterior with noise s_y^2 + rho^2 h^2.
+STATIONARY = [
+    (1.0, 0.500870, 0.214493),
+    (0.3, 0.715867, 0.176488),
+    (0.1, 0.759062, 0.168853),
+]
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("rho", "mean", "variance"),
-    [
-        (1.0, 0.500870, 0.214493),
-        (0.3, 0.715867, 0.176488),
-        (0.1, 0.759062, 0.168853),
-    ],
-)
+@pytest.mark.parametrize(("rho", "mean", "variance"), STATIONARY)
+def test_exact_steps_have_the_law_of_more_noise(rho, mean, variance, monkeypatch):
+    """The solver's likelihood step as an affine map, and the prior's exact law."""
+    _, problem = s1()
+    draw = SpectralLikelihood()
+
+    def step(x, noise):
+        monkeypatch.setattr(split_gibbs, "standard_normal", lambda key, like: noise)
+        return draw(KEY, problem, x, jnp.asarray(rho))
+
+    to_z = affine_map(step, (1,))
+    gain = 0.25 / (0.25 + rho**2)
+    law = Law(np.zeros(1), np.eye(1))
+    for _ in range(1000):
+        covariance = np.asarray(to_z.noise @ to_z.noise.T)[0, 0]
+        law = push(law, np.asarray(to_z.matrix), np.asarray(to_z.offset), covariance)
+        law = push(law, gain * np.eye(1), (1 - gain) * np.full(1, 0.3), gain * rho**2)
+    found = law.mean[0], law.covariance[0, 0]
+    np.testing.assert_allclose(found, (mean, variance), rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("rho", "mean", "variance"), STATIONARY)
 def test_the_stationary_law_is_that_of_more_noise(rho, mean, variance):
     """With noise s_y^2 + rho^2 h^2; here by its recursion, for fine steps."""
     prior, _ = s1()

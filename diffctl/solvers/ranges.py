@@ -1,0 +1,54 @@
+"""Ranges of the settings that solvers and what they are made of share by name."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+_UNIT = (0.0, 1.0)
+_COUNT = (1, math.inf)
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "eta": _UNIT,
+    "eta_b": _UNIT,
+    "zeta": _UNIT,
+    "relaxation": _UNIT,
+    "signal_std": (math.ulp(0.0), math.inf),
+    "num_probes": _COUNT,
+    "num_restarts": _COUNT,
+}
+
+
+def check_ranges(solver: Any) -> None:
+    """Raise ValueError if a setting, however deep, is out of its range or NaN.
+
+    Tracers are not looked at.
+    """
+    for owner, name, value in _settings(solver):
+        if name not in RANGES or isinstance(value, jax.core.Tracer):
+            continue
+        low, high = RANGES[name]
+        numbers = np.asarray(value)
+        if not np.all((low <= numbers) & (numbers <= high)):
+            raise ValueError(
+                f"{name} of {type(owner).__name__} is {value}; expected "
+                f"{_described(low, high)}."
+            )
+
+
+def _settings(owner: Any) -> Iterator[tuple[Any, str, Any]]:
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _settings(value)
+        else:
+            yield owner, field.name, value
+
+
+def _described(low: float, high: float) -> str:
+    if high == math.inf:
+        return "at least 1" if low == 1 else "a positive number"
+    return f"a number from {low:g} to {high:g}"

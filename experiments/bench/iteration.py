@@ -27,33 +27,39 @@ from diffctl.control import (
 from diffctl.solvers import DOC
 from experiments.bench.timing import interleaved
 
-SIGMA = 1.0
+_HIGHEST, _LOWEST = 20.0, 0.02
 
 
 def bare_calls(prior: Any, num_levels: int, cotangents: int) -> tuple[Any, Any]:
-    """Return jitted scans of bare forwards and of forwards with a pull-back."""
-    sigma = jnp.asarray(SIGMA)
+    """Return jitted scans of bare forwards and of forwards with a pull-back.
+
+    Down the levels, as solvers go: at one level the compiler would take the embedding
+    of the level out of the loop.
+    """
+    sigmas = jnp.geomspace(_HIGHEST, _LOWEST, num_levels)
 
     def forward(prior: Any, x: jax.Array) -> jax.Array:
-        body = lambda x, _: (0.5 * prior.denoise(x, sigma), None)  # noqa: E731
-        return lax.scan(body, x, length=num_levels)[0]
+        def body(x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, None]:
+            return 0.5 * prior.denoise(x, sigma), None
+
+        return lax.scan(body, x, sigmas)[0]
 
     def with_pullback(prior: Any, x: jax.Array, cts: jax.Array) -> Any:
-        def body(carry: Any, _: None) -> tuple[Any, None]:
+        def body(carry: Any, sigma: jax.Array) -> tuple[Any, None]:
             x, cts = carry
             out, pull = jax.vjp(lambda x: prior.denoise(x, sigma), x)
             cts = jax.vmap(lambda ct: pull(ct)[0])(cts)
             return (0.5 * out, 0.5 * cts), None
 
-        return lax.scan(body, (x, cts), length=num_levels)[0]
+        return lax.scan(body, (x, cts), sigmas)[0]
 
     def one_cotangent(prior: Any, x: jax.Array, ct: jax.Array) -> Any:
-        def body(carry: Any, _: None) -> tuple[Any, None]:
+        def body(carry: Any, sigma: jax.Array) -> tuple[Any, None]:
             x, ct = carry
             out, pull = jax.vjp(lambda x: prior.denoise(x, sigma), x)
             return (0.5 * out, 0.5 * pull(ct)[0]), None
 
-        return lax.scan(body, (x, ct), length=num_levels)[0]
+        return lax.scan(body, (x, ct), sigmas)[0]
 
     pulled = one_cotangent if cotangents == 1 else with_pullback
     return jax.jit(forward), jax.jit(pulled)
@@ -76,7 +82,7 @@ def doc_iteration(
         linearisation=linearisation,
     )
     solver = DOC(
-        grid=diffctl.grids.karras(num_levels, 0.02, 20.0),
+        grid=diffctl.grids.karras(num_levels, _LOWEST, _HIGHEST),
         num_steps=2,
         optimizer=optimizer,
     )

@@ -67,6 +67,8 @@ class NonLocalMeans(ProximalPrior):
 
     def prox(self, x: jax.Array, step: jax.Array) -> jax.Array:
         variance = self.weight * step
+        # For a step of 0 patches that agree keep their weight of 1, others lose it.
+        width = jnp.maximum(self.bandwidth**2 * variance, jnp.finfo(x.dtype).tiny)
         reach = self.window // 2
         border = self.patch // 2
         outside = reach + border
@@ -79,7 +81,7 @@ class NonLocalMeans(ProximalPrior):
             there = _shifted(continued, shift, x.shape, border)
             gap = _box_mean((near - there) ** 2, self.patch)
             excess = jnp.maximum(gap - 2 * variance, 0)
-            weights = jnp.exp(-excess / (self.bandwidth**2 * variance))[..., None]
+            weights = jnp.exp(-excess / width)[..., None]
             centre = there[border : border + x.shape[0], border : border + x.shape[1]]
             total, norm = sums
             return (total + weights * centre, norm + weights), None

@@ -30,10 +30,7 @@ def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
 
 
 def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
-    """Raise TypeError unless operator, prior and noise are of the classes needed.
-
-    Solvers that are made of another one call this in `init` for that one.
-    """
+    """Raise TypeError unless operator, prior and noise are of the classes needed."""
     given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
     needed = _needed(type(solver))
     for role, what in given.items():
@@ -45,6 +42,12 @@ def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
             f"{type(solver).__name__} needs a {needed[role].__name__} as {role}; "
             f"{type(what).__name__} is not one. {cure}."
         )
+
+
+def check_inner(problem: Problem, prior: Any, inner: Solver) -> None:
+    """Raise what `inner` would: for the `check` of solvers that are made of it."""
+    check_capabilities(problem, prior, inner)
+    inner.check(problem, prior)
 
 
 def _needed(solver: type[Solver]) -> dict[str, type]:

@@ -77,12 +77,12 @@ def rows(run: Run) -> list[Row]:
     key = problem_key(run.seed)
     made = []
     for task in run.tasks:
-        lookup("restoration", task, dict.fromkeys(RESTORATIONS))
         examples = Restorations(task, images, labels, classifier, run.noise_std, key)
+        first = examples.problem(0)
         for name, budget in product(_names(run), run.budgets):
             adapt = lookup("solver", name, SOLVERS).adapt
             solver = solver_within(budget, name, task, prior)
-            if solver and _can_take(solver, examples.problem(0), adapt(prior)):
+            if solver and _can_take(solver, first, adapt(prior)):
                 labels_of_row = {"task": task, "solver": name, "budget": budget}
                 row = Row(labels_of_row, prior, solver, examples, settings, adapt)
                 made.append(row)

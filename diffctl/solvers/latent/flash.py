@@ -20,7 +20,7 @@ from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.latent.base import LatentSolver
 from diffctl.solvers.latent.guided import GMLDPS, LDPS, PSLD, GuidedLatent
 from diffctl.solvers.levels import standard_normal
-from diffctl.solvers.requirements import check_capabilities
+from diffctl.solvers.requirements import check_inner
 from diffctl.solvers.tasks import for_task
 
 Start = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -122,10 +122,13 @@ class FlashDiffusion(LatentSolver):
         scales, correction = for_task(settings, task)
         return cls(inner=kind(grid=grid, **scales), correction=correction)
 
+    def check(self, problem: Problem, prior: SeverityPrior) -> None:
+        """Refuse what the inner solver refuses."""
+        check_inner(problem, prior, self.inner)
+
     def init(
         self, key: jax.Array, problem: Problem, prior: SeverityPrior
     ) -> tuple[FlashCarry, Any]:
-        check_capabilities(problem, prior, self.inner)
         noise_key, inner_key = jax.random.split(key)
         unused, xs = self.inner.init(inner_key, problem, prior)
         sigma = xs[0].sigma

@@ -34,7 +34,7 @@ from diffctl.solvers.latent.base import (
 )
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
 from diffctl.solvers.levels import standard_normal
-from diffctl.solvers.requirements import check_capabilities, noise_std
+from diffctl.solvers.requirements import check_inner, noise_std
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
 Threshold = Callable[[Problem], Any]
@@ -199,10 +199,13 @@ class ReSample(LatentSolver):
             variance=released_variance,
         )
 
+    def check(self, problem: Problem, prior: LatentPrior) -> None:
+        """Refuse what the guided solver refuses."""
+        check_inner(problem, prior, self.guided)
+
     def init(
         self, key: jax.Array, problem: Problem, prior: LatentPrior
     ) -> tuple[Any, Any]:
-        check_capabilities(problem, prior, self.guided)
         grid = self.guided.grid
         carry, (now, next, keys) = self.guided.init(key, problem, prior)
         stages = jnp.asarray(consistency_stages(grid.num_steps, self.every))

@@ -27,7 +27,7 @@ from diffctl.solvers.dps import variance_preserving_unit
 from diffctl.solvers.latent.base import LatentSolver
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
 from diffctl.solvers.levels import standard_normal
-from diffctl.solvers.requirements import check_capabilities
+from diffctl.solvers.requirements import check_inner
 
 
 def score_trace(
@@ -92,10 +92,13 @@ class STSL(LatentSolver):
         guided = LDPS(grid=grid, cost=squared_residual, guidance_scale=0.02)
         return cls(guided=guided)
 
+    def check(self, problem: Problem, prior: LatentPrior) -> None:
+        """Refuse what the guided solver refuses."""
+        check_inner(problem, prior, self.guided)
+
     def init(
         self, key: jax.Array, problem: Problem, prior: LatentPrior
     ) -> tuple[Any, Any]:
-        check_capabilities(problem, prior, self.guided)
         return self.guided.init(key, problem, prior)
 
     def step(

@@ -8,7 +8,7 @@ from diffctl.core import Calls, LatentPrior, Solver, StepTrace
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.latent.base import latent_problem
-from diffctl.solvers.requirements import check_capabilities
+from diffctl.solvers.requirements import check_inner
 
 
 @pytree_dataclass
@@ -34,9 +34,7 @@ class InLatentSpace(Solver):
 
     def check(self, problem: Problem, prior: LatentPrior) -> None:
         """Refuse what the inner solver refuses."""
-        inside = latent_problem(problem, prior)
-        check_capabilities(inside, prior.latent, self.inner)
-        self.inner.check(inside, prior.latent)
+        check_inner(latent_problem(problem, prior), prior.latent, self.inner)
 
     def init(
         self, key: jax.Array, problem: Problem, prior: LatentPrior

@@ -213,7 +213,8 @@ def _keys(seed: int, job: Job) -> jax.Array:
 def _distances(posed: Posed, slices: Slices, x: np.ndarray) -> dict[str, float]:
     """Return how far samples are from the posterior."""
     found = asdict(Modes.of(x, posed.posterior))
-    return {"sliced_w1": slices.distance(x), **found}
+    distances = {"sliced_w1": slices.distance(x), "largest_w2": slices.largest(x)}
+    return distances | found
 
 
 def _scores(posed: Posed, slices: Slices, draws: Draws) -> dict[str, float]:

@@ -12,22 +12,28 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from diffctl.diffusion import Ancestral, NoiseGrid, geometric, karras
+from diffctl.diffusion import Ancestral, NoiseGrid, geometric, karras, unbounded
 from diffctl.solvers import (
     DAPS,
     DDRM,
+    DDS,
     DDSMC,
     DOC,
     DPS,
     FPSSMC,
+    HMC,
     MALA,
+    MCG,
     TDS,
     TMPD,
     AnnealedMCMC,
+    BayesianPenalty,
     DDNMPlus,
+    DiffPIR,
     ExactDraw,
     FullMoment,
     GibbsSchedule,
+    HamiltonianMonteCarlo,
     Langevin,
     MCGdiff,
     NoisyConjugatePiGDM,
@@ -35,6 +41,8 @@ from diffctl.solvers import (
     PiGDM,
     PnPDM,
     RelativeStep,
+    ScoreSDE,
+    SimplifiedDDNMPlus,
     SpectralTwist,
 )
 from experiments.gmm_benchmark.drawing import LOWEST, BySolver, Direct, Sampler
@@ -42,6 +50,7 @@ from experiments.gmm_benchmark.problems import SPACING, Posed, spread
 
 # Standard deviation of a coordinate: means at 0, 8 and 16 on both sides, width 1.
 _COORDINATE_STD = float(np.sqrt(2 * SPACING**2 + 1))
+_PENALTY = BayesianPenalty(signal_std=_COORDINATE_STD)
 _PARTICLES = 250
 _INNER = 10
 
@@ -62,6 +71,14 @@ def _cpigdm(grid: NoiseGrid, size: int) -> NoisyConjugatePiGDM:
     return NoisyConjugatePiGDM(grid=grid, guidance_scale=spread(size) ** 2 / 20)
 
 
+def _dps(grid: NoiseGrid, size: int) -> DPS:
+    return DPS(grid=grid, reverse=Ancestral(), guidance_scale=0.3)
+
+
+def _diffpir(grid: NoiseGrid, size: int) -> DiffPIR:
+    return DiffPIR(grid=grid, penalty=_PENALTY, bound=unbounded)
+
+
 def _daps(grid: NoiseGrid, size: int) -> DAPS:
     law = NormalSurrogate(signal_std=_COORDINATE_STD)
     return DAPS(grid=grid, law=law, sampler=ExactDraw())
@@ -72,10 +89,20 @@ def _daps_langevin(grid: NoiseGrid, size: int) -> DAPS:
     return replace(_daps(grid, size), sampler=steps)
 
 
+def _daps_hmc(grid: NoiseGrid, size: int) -> DAPS:
+    leaps = HamiltonianMonteCarlo(num_steps=2, step_size=RelativeStep(fraction=0.3))
+    return replace(_daps(grid, size), sampler=leaps)
+
+
 def _annealed(grid: NoiseGrid, size: int) -> AnnealedMCMC:
     # About the acceptance of 0.57 at which MALA is efficient, in any dimension.
     kernel = MALA(step_size=1.2 * size ** (-1 / 3))
     return AnnealedMCMC(grid=grid, kernel=kernel, num_sweeps=4, inflation=0.0)
+
+
+def _annealed_hmc(grid: NoiseGrid, size: int) -> AnnealedMCMC:
+    kernel = HMC(step_size=1.0 * size ** (-1 / 4), num_leapfrog=4)
+    return AnnealedMCMC(grid=grid, kernel=kernel, num_sweeps=1, inflation=0.0)
 
 
 def _pnp_dm(grid: NoiseGrid, size: int) -> PnPDM:
@@ -104,14 +131,34 @@ SAMPLERS: Mapping[str, Sampler] = {
         "TMPD with the full covariance",
         lambda grid, size: TMPD(grid=grid, moment=FullMoment()),
     ),
+    "tmpd_row_sums": BySolver(
+        "TMPD with row sums for the covariance", lambda grid, size: TMPD(grid=grid)
+    ),
     "ddrm": BySolver("DDRM, eta 0.85, eta_b 1", lambda grid, size: DDRM(grid=grid)),
     "ddnm_plus": BySolver(
         "DDNM+, eta 0.85", lambda grid, size: DDNMPlus(grid=grid), normals=2.0
     ),
-    "dps": BySolver(
-        "DPS on the residual norm, scale 0.3, not clipped",
-        lambda grid, size: DPS(grid=grid, reverse=Ancestral(), guidance_scale=0.3),
+    "ddnm_plus_simplified": BySolver(
+        "DDNM+ without a singular system, eta 0.85",
+        lambda grid, size: SimplifiedDDNMPlus(grid=grid),
+        normals=2.0,
     ),
+    "score_sde": BySolver(
+        "Score-SDE projection, made for noise-free data",
+        lambda grid, size: ScoreSDE(grid=grid),
+        normals=2.0,
+    ),
+    "dps": BySolver("DPS on the residual norm, scale 0.3, not clipped", _dps),
+    "mcg": BySolver(
+        "MCG: that, projected; made for noise-free data",
+        lambda grid, size: MCG(guided=_dps(grid, size)),
+        normals=2.0,
+    ),
+    "dds": BySolver(
+        "DDS with Bayes' penalty, eta 0.85, 5 CG steps",
+        lambda grid, size: DDS(grid=grid, penalty=_PENALTY),
+    ),
+    "diffpir": BySolver("DiffPIR with Bayes' penalty, zeta 0.3", _diffpir),
     "daps_exact": BySolver(
         "DAPS with exact draws, likelihood as it is", _daps, normals=2.0
     ),
@@ -120,10 +167,16 @@ SAMPLERS: Mapping[str, Sampler] = {
         _daps_langevin,
         normals=1.0 + _INNER,
     ),
+    "daps_hmc": BySolver(
+        "DAPS with 2 Hamiltonian trajectories of 5 steps a level",
+        _daps_hmc,
+        normals=3.0,
+    ),
     "pnp_dm": BySolver("PnP-DM with exact likelihood draws, rho to 0.1", _pnp_dm),
     "annealed_mcmc": BySolver(
         "MALA on noisy priors times the likelihood, 4 sweeps a level", _annealed
     ),
+    "annealed_hmc": BySolver("HMC on the same, 4 leapfrogs a level", _annealed_hmc),
     "mcgdiff": BySolver(
         f"MCGdiff, kappa 0.3, ensembles of {_PARTICLES}",
         lambda grid, size: MCGdiff(grid=grid, num_particles=_PARTICLES),

@@ -143,6 +143,8 @@ def test_a_shift_is_seen_by_every_direction():
     # E |u_3| on the sphere in 8 dimensions; n = 4000, k = 4, E u_3^2 = 1 / 8.
     mean = math.gamma(4) / (math.sqrt(math.pi) * math.gamma(4.5))
     assert abs(found / 5 - mean) < stat(4000) * math.sqrt(1 / 8 - mean**2)
+    most = np.abs(slices.directions[:100] @ shift).max()
+    np.testing.assert_allclose(slices.largest(x + shift), most, **EXACT32)
     assert slices.distance(x[::-1]) < 1e-6  # products are summed in another order
     with pytest.raises(ValueError, match="299 samples; expected 300"):
         slices.distance(x[1:])

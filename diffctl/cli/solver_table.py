@@ -85,6 +85,10 @@ def _doc(task: str, prior: Any, steps: int | None) -> Solver:
     return _with_steps(replace(DOC.default(), **TASKS[task].doc_settings), steps)
 
 
+def _doc_ilqr(task: str, prior: Any, steps: int | None) -> Solver:
+    return _with_steps(replace(DOC.ilqr(), **TASKS[task].doc_settings), steps)
+
+
 def _doc_paper(task: str, prior: Any, steps: int | None) -> Solver:
     return _with_steps(DOC.paper(task), steps)
 
@@ -179,6 +183,7 @@ _TV_ADMM = ADMM(num_steps=100, penalty=20.0)
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "doc": SolverChoice("Diffusion Optimal Control, chosen by measurement", _doc),
+    "doc_ilqr": SolverChoice("DOC with second-order iterations of rank 16", _doc_ilqr),
     "doc_paper": SolverChoice("DOC as in table 2 of the paper", _doc_paper),
     "doc_released_code": SolverChoice(
         "DOC as the authors' public code runs by default", _doc_released

@@ -15,6 +15,7 @@ v_i = sqrt(weighting_i) u_i, so that damping and step sizes mean the same at all
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax
@@ -28,7 +29,9 @@ from diffctl.control import (
     ControlProblem,
     IterationState,
     LineSearch,
+    LowRankBackward,
     OptaxUpdate,
+    RandomizedFactors,
     Trajectory,
     TrajectoryOptimizer,
     input_control,
@@ -126,6 +129,21 @@ class DOC(Solver):
             optimizer=optimizer,
             control_weight=0.1,
         )
+
+    @classmethod
+    def ilqr(cls, *, rank: int = 16, num_levels: int = 20, num_steps: int = 3) -> "DOC":
+        """Return second-order iterations: iLQR on the `rank` leading directions.
+
+        `default` with the exact low-rank recursion for a randomized SVD of the terminal
+        Hessian, on fewer levels. An iteration takes `rank` more VJPs of every level,
+        which on images only pays off where the measurement has not many more numbers
+        than that.
+        """
+        backward = LowRankBackward(terminal=RandomizedFactors(rank=rank))
+        update = LineSearch(damping=30.0, success_factor=0.3, max_tries=3)
+        first_order = cls.default(num_levels=num_levels, num_steps=num_steps)
+        optimizer = TrajectoryOptimizer(backward=backward, update=update)
+        return replace(first_order, optimizer=optimizer)
 
     @classmethod
     def paper(cls, task: str) -> "DOC":

@@ -28,8 +28,14 @@ def _doc(task: str, prior: Any, steps: int | None) -> Solver:
     return DOC.default(num_levels=steps, num_steps=1)
 
 
+def _doc_ilqr(task: str, prior: Any, steps: int | None) -> Solver:
+    """Return DOC with one second-order iteration on `steps` levels."""
+    assert steps is not None
+    return DOC.ilqr(num_levels=steps, num_steps=1)
+
+
 # Where a step is not what the command line's --steps counts.
-_BUILD: Mapping[str, Build] = {"doc": _doc}
+_BUILD: Mapping[str, Build] = {"doc": _doc, "doc_ilqr": _doc_ilqr}
 
 
 def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | None:

@@ -211,11 +211,14 @@ def _free_end(solver, problem, prior):
     return carry.iteration.trajectory.states[-1]
 
 
-@pytest.mark.parametrize("preset", ["default", "adam", "paper", "released_code"])
+@pytest.mark.parametrize(
+    "preset", ["default", "ilqr", "adam", "paper", "released_code"]
+)
 def test_every_preset_explains_the_measurement_better_than_no_control(preset):
     problem, prior = bed().problem(), mixture()
     solver = {
         "default": lambda: dataclasses.replace(DOC.default(), grid=grid()),
+        "ilqr": lambda: dataclasses.replace(DOC.ilqr(rank=2), grid=grid()),
         "adam": lambda: DOC(grid=grid()),
         "paper": lambda: DOC.paper("super_resolution_x4"),
         "released_code": lambda: DOC.released_code("gaussian_deblurring"),

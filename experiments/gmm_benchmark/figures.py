@@ -12,6 +12,8 @@ from experiments.gmm_benchmark.summary import Summary
 
 _ACCENT, _WARM = "#0b6e63", "#c2502e"
 _LINES = {"exact": ("noise floor", _ACCENT), "prior": ("prior", SOFT)}
+# Times the larger line: what is farther diverged, and is a triangle at the edge.
+_FARTHEST = 10
 _COLUMNS = 4
 
 
@@ -26,7 +28,7 @@ def write_figures(
     }
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(out / name, dpi=150)
+            figure.savefig(out / name, dpi=100)
     return [name for name, figure in figures.items() if figure is not None]
 
 
@@ -69,10 +71,16 @@ def _draw_distances(panel: Any, names: Sequence[str], own: dict[str, Summary]) -
             panel.axvline(mean, color=colour, linewidth=1.4, label=label, zorder=1)
             if half < mean:
                 panel.axvspan(mean - half, mean + half, color=colour, alpha=0.12, lw=0)
+    limit = _FARTHEST * max(
+        (s.mean("sliced_w1")[0] for s in _known(own)), default=np.inf
+    )
     for row, name in enumerate(names):
         if name not in own:
             continue
         mean, half = own[name].mean("sliced_w1")
+        if mean > limit:
+            panel.plot(limit, row, ">", color=_WARM, markersize=6)
+            continue
         # Bars that reach 0 would have no end on this axis.
         below = min(half, 0.9 * mean)
         bars = [[below], [half]] if half == half else None
@@ -88,6 +96,11 @@ def _draw_distances(panel: Any, names: Sequence[str], own: dict[str, Summary]) -
             label=legend,
         )
     _finish(panel)
+
+
+def _known(own: dict[str, Summary]) -> list[Summary]:
+    """Return the summaries of the two lines, as far as there are any."""
+    return [own[name] for name in _LINES if name in own]
 
 
 def _samples(names: Sequence[str], records: Sequence[dict[str, Any]]) -> Any:

@@ -45,7 +45,9 @@ class Summary:
         for measure in self.values:
             mean, half = self.mean(measure)
             middle = self.median(measure)
-            numbers[measure] = {"mean": mean, "half_width": half, "median": middle}
+            found = {"mean": mean, "half_width": half, "median": middle}
+            # No more digits than mean anything: the file is kept with the source.
+            numbers[measure] = {name: float(f"{x:.4g}") for name, x in found.items()}
         return {
             "sampler": self.sampler,
             "d": self.cell[0],

@@ -63,8 +63,8 @@ def _mean(measure: str, digits: int) -> Callable[[Summary], str]:
         mean, half = summary.mean(measure)
         if math.isnan(mean):
             return ""
-        shown = f"{mean:.{digits}f}" if mean < 1000 else f"{mean:.1e}"
-        return shown if math.isnan(half) else f"{shown} ± {half:.{digits}f}"
+        style = f".{digits}f" if mean < 1000 else ".1e"
+        return f"{mean:{style}}" + ("" if math.isnan(half) else f" ± {half:{style}}")
 
     return text
 

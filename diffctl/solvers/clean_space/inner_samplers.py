@@ -33,10 +33,12 @@ class Conditional(NamedTuple):
     law: LocalLaw
     x0_hat: jax.Array  # (*shape)
     progress: jax.Array  # () in [0, 1), share of the levels that are done
+    largest_pull: Any = jnp.inf  # () largest |entry| of the gradient of l in a score
 
     def score(self, v: jax.Array) -> jax.Array:
         """Return the gradient of the log density, (*shape)."""
-        return self.law.score(v) - jax.grad(self.problem.misfit)(v)
+        pull = jax.grad(self.problem.misfit)(v)
+        return self.law.score(v) - jnp.clip(pull, -self.largest_pull, self.largest_pull)
 
     def log_density(self, v: jax.Array) -> jax.Array:
         """Return the log density up to a constant, ()."""

@@ -21,9 +21,9 @@ import numpy as np
 import optax
 
 from diffctl.core import Calls, LatentPrior, StepTrace
-from diffctl.diffusion import Euler, NoiseGrid, NoiseLevel
+from diffctl.diffusion import DDIM, Euler, NoiseGrid, NoiseLevel
 from diffctl.numerics.descent import Descent
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import safe_sqrt, squared_norm
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.costs import mean_squared_residual
@@ -37,6 +37,7 @@ from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import check_inner, noise_std
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
+Stages = Callable[[NoiseGrid, int], jax.Array]
 Threshold = Callable[[Problem], Any]
 
 GUIDED_ONLY, IN_PIXELS, IN_LATENTS = 0, 1, 2
@@ -64,6 +65,38 @@ def released_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
 
 def _beta(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     return 1 - (1 + next.sigma**2) / (1 + now.sigma**2)
+
+
+def later_thirds(grid: NoiseGrid, every: int) -> jax.Array:
+    """Return what each step does, (T,) int32: 0, `IN_PIXELS` or `IN_LATENTS`.
+
+    With i = T - 1 .. 0 steps left after this one, a step is consistent if i is a
+    positive multiple of `every` and not above T - T // 3; in pixels down to T // 3, in
+    latents after.
+    """
+    left, third = _steps_left(grid), grid.num_steps // 3
+    stage = jnp.where(left >= third, IN_PIXELS, IN_LATENTS)
+    return _every(stage, left, every, left <= grid.num_steps - third)
+
+
+def by_index(grid: NoiseGrid, every: int) -> jax.Array:
+    """Return the same for the port of z-fabian/flash-diffusion.
+
+    The index of a level among the 1000 that a network was trained on, the time of
+    `grid`, decides: above 750 no step is consistent, above 300 they are in pixels.
+    """
+    left, index = _steps_left(grid), grid.time[:-1]
+    stage = jnp.where(index > 300, IN_PIXELS, IN_LATENTS)
+    return _every(stage, left, every, index <= 750)
+
+
+def _steps_left(grid: NoiseGrid) -> jax.Array:
+    return jnp.arange(grid.num_steps - 1, -1, -1)
+
+
+def _every(stage: jax.Array, left: jax.Array, every: int, late: jax.Array) -> jax.Array:
+    consistent = (left % every == 0) & (left > 0) & late
+    return jnp.where(consistent, stage, GUIDED_ONLY).astype(jnp.int32)
 
 
 def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
@@ -99,20 +132,27 @@ class Fit:
         num_steps: descent steps, all of them always computed.
         threshold: `problem -> ()`; the iterate is frozen once its mean squared residual
             is not above.
+        anchor: (), weight of |x - start|^2 beside |y - A(x)|^2.
     """
 
     descent: Descent
     num_steps: int = static()
     threshold: Threshold = static(default=noise_level)
+    anchor: Any = 0.0
 
     def __call__(self, problem: Problem, start: jax.Array) -> jax.Array:
         """Return a point near `start` that explains the measurement."""
-        loss = mean_squared_residual(problem)
+        misfit = mean_squared_residual(problem)
+        anchor = self.anchor / problem.operator.num_observed()
         enough = self.threshold(problem)
+
+        def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value = misfit(x)
+            return value + anchor * squared_norm(x - start), value
 
         def body(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             x, memory = state
-            value, gradient = jax.value_and_grad(loss)(x)
+            (_, value), gradient = jax.value_and_grad(loss, has_aux=True)(x)
             moved = self.descent.update(gradient, memory, x)
             going_on = value > enough
             kept = jax.tree.map(lambda a, b: jnp.where(going_on, a, b), moved, state)
@@ -151,6 +191,7 @@ class ReSample(LatentSolver):
         latents: fit of a latent.
         gamma: (), weight of the variance in (3); large values trust the fit.
         variance: `(now, next) -> ()`, in variance-preserving coordinates.
+        stages: `(grid, every) -> (T,)`, what each step does.
         every: a consistent step whenever the number of steps left is a multiple of it.
         lookahead: unguided steps before a fit, at least 1.
     """
@@ -168,6 +209,7 @@ class ReSample(LatentSolver):
     latents: Fit
     gamma: Any = 40.0
     variance: ResampleVariance = static(default=paper_variance)
+    stages: Stages = static(default=later_thirds)
     every: int = static(default=10)
     lookahead: int = static(default=5)
 
@@ -199,6 +241,26 @@ class ReSample(LatentSolver):
             variance=released_variance,
         )
 
+    @classmethod
+    def flash_port(cls, grid: NoiseGrid, gamma: Any) -> "ReSample":
+        """Return the settings of z-fabian/flash-diffusion, with its weight `gamma`.
+
+        Its fits are held to where they start, and its steps are ancestral without a
+        gradient (whose VJP is computed here all the same). Its variance has the beta of
+        one of 1000 levels at whichever step, which `gamma` makes up for; its law mixes
+        the levels before and after a step, and it fits the estimate before the step;
+        ours do neither.
+        """
+        fit = Fit(descent=Descent.adam(0.1), num_steps=100, anchor=1.0)
+        return cls(
+            guided=LDPS(grid=grid, reverse=DDIM(eta=1.0), guidance_scale=0.0),
+            pixels=fit,
+            latents=fit,
+            gamma=gamma * grid.num_steps / 1000,
+            stages=by_index,
+            lookahead=1,
+        )
+
     def check(self, problem: Problem, prior: LatentPrior) -> None:
         """Refuse what the guided solver refuses."""
         check_inner(problem, prior, self.guided)
@@ -208,7 +270,7 @@ class ReSample(LatentSolver):
     ) -> tuple[Any, Any]:
         grid = self.guided.grid
         carry, (now, next, keys) = self.guided.init(key, problem, prior)
-        stages = jnp.asarray(consistency_stages(grid.num_steps, self.every))
+        stages = self.stages(grid, self.every)
         return carry, (now, next, keys, stages, self._levels_ahead(grid))
 
     def step(
@@ -272,17 +334,3 @@ class ReSample(LatentSolver):
 
         (_, x0_hat), _ = jax.lax.scan(body, (z, z), (ahead, after))
         return x0_hat
-
-
-def consistency_stages(num_steps: int, every: int) -> np.ndarray:
-    """Return what each step does, (T,) int32: 0, `IN_PIXELS` or `IN_LATENTS`.
-
-    With i = T - 1 .. 0 steps left after this one, a step is consistent if i is a
-    positive multiple of `every` and not above T - T // 3; in pixels down to T // 3, in
-    latents after.
-    """
-    left = np.arange(num_steps - 1, -1, -1)
-    third = num_steps // 3
-    consistent = (left % every == 0) & (left > 0) & (left <= num_steps - third)
-    stage = np.where(left >= third, IN_PIXELS, IN_LATENTS)
-    return np.where(consistent, stage, GUIDED_ONLY).astype(np.int32)

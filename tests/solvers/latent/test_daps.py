@@ -15,6 +15,7 @@ from diffctl.operators import GaussianNoise, Problem
 from diffctl.priors import GaussianPrior, LatentDiffusionPrior, LinearAutoencoder
 from diffctl.solvers import (
     DAPS,
+    DecayingStep,
     HamiltonianMonteCarlo,
     InLatentSpace,
     NormalSurrogate,
@@ -109,7 +110,9 @@ def test_the_default_reaches_the_posterior():
     inner = DAPS(
         grid=NoiseGrid.from_sigmas([1e3, 3.0, 0.4]),
         law=NormalSurrogate(signal_std=0.5),
-        sampler=HamiltonianMonteCarlo(num_steps=15),
+        sampler=HamiltonianMonteCarlo(
+            num_steps=15, step_size=DecayingStep(first=5e-3, last_ratio=1.0)
+        ),
     )
     solver = InLatentSpace(inner=inner)
     keys = jax.random.split(KEY, 2000)

@@ -9,10 +9,11 @@ import pytest
 
 from diffctl.numerics import Descent
 from diffctl.solvers import LDPS, ReSample, solve
-from diffctl.solvers.latent.base import latent_problem
+from diffctl.solvers.latent.base import latent_problem, scaled_linear_grid
 from diffctl.solvers.latent.resample import (
     Fit,
-    consistency_stages,
+    by_index,
+    later_thirds,
     paper_variance,
     released_threshold,
     released_unit,
@@ -31,10 +32,20 @@ def _never(problem):
 
 
 def test_stages_of_the_released_settings():
-    stages = consistency_stages(500, 10)
+    stages = np.asarray(later_thirds(scaled_linear_grid(500), 10))
     left = 499 - np.flatnonzero(stages)
     assert list(left) == list(range(330, 0, -10))
     assert list(left[stages[499 - left] == 1]) == list(range(330, 160, -10))
+
+
+def test_stages_of_the_port_in_flash_diffusion():
+    levels = scaled_linear_grid(500)
+    stages, index = np.asarray(by_index(levels, 10)), np.asarray(levels.time[:-1])
+    consistent = index[stages > 0]
+    assert list(499 - np.flatnonzero(stages)) == list(range(370, 0, -10))
+    assert (consistent[0] <= 750) and (consistent[0] + 20 > 750)
+    np.testing.assert_array_equal(stages[stages > 0] == 1, consistent > 300)
+    assert set(stages) == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("x64")
@@ -82,6 +93,23 @@ def test_a_latent_fit_behind_a_linear_decoder_is_least_squares():
     found = jax.jit(fit)(inside, jnp.asarray(start))
     expected = start - np.linalg.pinv(both) @ law.residual(start)
     # What descent does not see stays.
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_anchored_fit_is_a_ridge_solution():
+    law, start = latent_bed(), np.linspace(-1, 1, LATENT)
+    both = law.matrix @ law.decoder
+    fit = Fit(
+        descent=Descent.gradient(0.5, momentum=0.5),
+        num_steps=200,
+        threshold=_never,
+        anchor=0.3,
+    )
+    inside = latent_problem(law.problem(), law.prior())
+    found = jax.jit(fit)(inside, jnp.asarray(start))
+    normal = both.T @ both + 0.3 * np.eye(LATENT)
+    expected = start - np.linalg.solve(normal, both.T @ law.residual(start))
     np.testing.assert_allclose(found, expected, **EXACT64)
 
 
@@ -167,3 +195,6 @@ def test_released_settings():
     assert solver.pixels.descent.hyperparams["weight_decay"] == 0.01
     assert released_threshold(None) == 1e-6
     assert ReSample.default(grid()).pixels.num_steps == 2000
+    port = ReSample.flash_port(scaled_linear_grid(500), 2000.0)
+    assert (port.gamma, port.stages, port.latents.anchor) == (1000.0, by_index, 1.0)
+    assert (port.guided.guidance_scale, port.guided.reverse.eta) == (0.0, 1.0)

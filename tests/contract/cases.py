@@ -118,8 +118,8 @@ from diffctl.solvers import (
     normal_start,
 )
 from diffctl.solvers.costs import likelihood
+from diffctl.solvers.latent.fit import Fit
 from diffctl.solvers.latent.optimisation import shell_penalty
-from diffctl.solvers.latent.resample import Fit
 from diffctl.solvers.weighting import uniform_weight
 from tests.solvers.generative.models import (
     AffineFlow,

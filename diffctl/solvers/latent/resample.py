@@ -23,34 +23,21 @@ import optax
 from diffctl.core import Calls, LatentPrior, StepTrace
 from diffctl.diffusion import DDIM, Euler, NoiseGrid, NoiseLevel
 from diffctl.numerics.descent import Descent
-from diffctl.numerics.safe import safe_sqrt, squared_norm
+from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.costs import mean_squared_residual
 from diffctl.solvers.latent.base import (
     LatentSolver,
     latent_problem,
     scaled_linear_grid,
 )
+from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
+from diffctl.solvers.latent.stages import GUIDED_ONLY, Stages, by_index, later_thirds
 from diffctl.solvers.levels import standard_normal
-from diffctl.solvers.requirements import check_inner, noise_std
+from diffctl.solvers.requirements import check_inner
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
-Stages = Callable[[NoiseGrid, int], jax.Array]
-Threshold = Callable[[Problem], Any]
-
-GUIDED_ONLY, IN_PIXELS, IN_LATENTS = 0, 1, 2
-
-
-def noise_level(problem: Problem) -> Any:
-    """Return sigma_y^2, the mean squared residual that the truth has."""
-    return noise_std(problem) ** 2
-
-
-def released_threshold(problem: Problem) -> Any:
-    """Return 1e-6 as in the released code: the noise is fitted."""
-    return 1e-6
 
 
 def paper_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
@@ -65,38 +52,6 @@ def released_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
 
 def _beta(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     return 1 - (1 + next.sigma**2) / (1 + now.sigma**2)
-
-
-def later_thirds(grid: NoiseGrid, every: int) -> jax.Array:
-    """Return what each step does, (T,) int32: 0, `IN_PIXELS` or `IN_LATENTS`.
-
-    With i = T - 1 .. 0 steps left after this one, a step is consistent if i is a
-    positive multiple of `every` and not above T - T // 3; in pixels down to T // 3, in
-    latents after.
-    """
-    left, third = _steps_left(grid), grid.num_steps // 3
-    stage = jnp.where(left >= third, IN_PIXELS, IN_LATENTS)
-    return _every(stage, left, every, left <= grid.num_steps - third)
-
-
-def by_index(grid: NoiseGrid, every: int) -> jax.Array:
-    """Return the same for the port of z-fabian/flash-diffusion.
-
-    The index of a level among the 1000 that a network was trained on, the time of
-    `grid`, decides: above 750 no step is consistent, above 300 they are in pixels.
-    """
-    left, index = _steps_left(grid), grid.time[:-1]
-    stage = jnp.where(index > 300, IN_PIXELS, IN_LATENTS)
-    return _every(stage, left, every, index <= 750)
-
-
-def _steps_left(grid: NoiseGrid) -> jax.Array:
-    return jnp.arange(grid.num_steps - 1, -1, -1)
-
-
-def _every(stage: jax.Array, left: jax.Array, every: int, late: jax.Array) -> jax.Array:
-    consistent = (left % every == 0) & (left > 0) & late
-    return jnp.where(consistent, stage, GUIDED_ONLY).astype(jnp.int32)
 
 
 def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
@@ -121,46 +76,6 @@ def resample(
     on_kept = v / (v + r)
     mean = consistent + on_kept * (kept - consistent)
     return mean + safe_sqrt(v * (1 - on_kept)) * noise
-
-
-@pytree_dataclass
-class Fit:
-    """A least-squares fit of the measurement by a fixed number of descent steps.
-
-    Args:
-        descent: the optimiser.
-        num_steps: descent steps, all of them always computed.
-        threshold: `problem -> ()`; the iterate is frozen once its mean squared residual
-            is not above.
-        anchor: (), weight of |x - start|^2 beside |y - A(x)|^2.
-    """
-
-    descent: Descent
-    num_steps: int = static()
-    threshold: Threshold = static(default=noise_level)
-    anchor: Any = 0.0
-
-    def __call__(self, problem: Problem, start: jax.Array) -> jax.Array:
-        """Return a point near `start` that explains the measurement."""
-        misfit = mean_squared_residual(problem)
-        anchor = self.anchor / problem.operator.num_observed()
-        enough = self.threshold(problem)
-
-        def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value = misfit(x)
-            return value + anchor * squared_norm(x - start), value
-
-        def body(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-            x, memory = state
-            (_, value), gradient = jax.value_and_grad(loss, has_aux=True)(x)
-            moved = self.descent.update(gradient, memory, x)
-            going_on = value > enough
-            kept = jax.tree.map(lambda a, b: jnp.where(going_on, a, b), moved, state)
-            return kept, None
-
-        state = (start, self.descent.init(start))
-        (x, _), _ = jax.lax.scan(body, state, None, length=self.num_steps)
-        return x
 
 
 @pytree_dataclass

@@ -10,16 +10,14 @@ import pytest
 from diffctl.numerics import Descent
 from diffctl.solvers import LDPS, ReSample, solve
 from diffctl.solvers.latent.base import latent_problem, scaled_linear_grid
+from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.resample import (
-    Fit,
-    by_index,
-    later_thirds,
     paper_variance,
-    released_threshold,
     released_unit,
     released_variance,
     resample,
 )
+from diffctl.solvers.latent.stages import by_index, later_thirds
 from tests.solvers.bed import draws
 from tests.solvers.latent.bed import LATENT, NOISE_STD, grid, latent_bed, unit
 from tests.tolerances import EXACT64

@@ -54,6 +54,16 @@ def bare_start(
     return latent
 
 
+def unscaled_start(
+    latent: jax.Array, variance: jax.Array, sigma: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return z_hat taken for a variance-preserving state, as the code does without c.
+
+    The signal is then sqrt(1 + sigma^2) times too large.
+    """
+    return jnp.sqrt(1 + sigma**2) * latent
+
+
 class FlashCarry(NamedTuple):
     """A latent solver on its way, and where it started."""
 
@@ -77,8 +87,7 @@ class FlashDiffusion(LatentSolver):
 
     Deviations: none from the authors' code (z-fabian/flash-diffusion), except that c v
     is limited to 0.999. That code can also start at DDIM inversions of z_hat, or at
-    z_hat without its scale in variance-preserving coordinates; `bare_start` has the
-    right scale.
+    z_hat on a wrong scale (`unscaled_start`; `bare_start` has the right one).
 
     Args:
         inner: a latent solver; its own start is not used.

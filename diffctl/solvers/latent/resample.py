@@ -20,8 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffctl.core import Calls, LatentPrior, StepTrace
-from diffctl.diffusion import DDIM, Euler, NoiseGrid, NoiseLevel
+from diffctl.core import Calls, DiffusionPrior, LatentPrior, StepTrace
+from diffctl.diffusion import (
+    DDIM,
+    Estimate,
+    Euler,
+    NoiseGrid,
+    NoiseLevel,
+    OneCallStep,
+)
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Operator, Problem, WhiteNoise
@@ -62,6 +69,37 @@ def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     return jnp.sqrt((1 + next.sigma**2) / (1 + now.sigma**2))
 
 
+@pytree_dataclass
+class SlippedEuler(Euler):
+    """`Euler`, but what others see of its estimate is (z_t - (1 - a) eps) / sqrt(a).
+
+    The released code writes 1 - a for sqrt(1 - a) in Tweedie's formula, except where it
+    moves the state. At low noise its estimate keeps most of the noise.
+    """
+
+    def estimate(
+        self, prior: DiffusionPrior, x: jax.Array, now: NoiseLevel
+    ) -> Estimate:
+        x0_hat = super().estimate(prior, x, now).x0_hat
+        return Estimate(x0_hat=x + _slip(now) * (x0_hat - x))
+
+    def advance(
+        self,
+        x: jax.Array,
+        estimate: Estimate,
+        now: NoiseLevel,
+        next: NoiseLevel,
+        noise: Any = None,
+    ) -> jax.Array:
+        unslipped = Estimate(x0_hat=x + (estimate.x0_hat - x) / _slip(now))
+        return super().advance(x, unslipped, now, next, noise)
+
+
+def _slip(now: NoiseLevel) -> jax.Array:
+    """Return sqrt(1 - a)."""
+    return now.sigma / jnp.sqrt(1 + now.sigma**2)
+
+
 def resample(
     consistent: jax.Array,
     kept: jax.Array,
@@ -96,9 +134,9 @@ class ReSample(LatentSolver):
 
     Deviations: fits stop at the noise level and have no weight decay; the variance is
     that of the paper. `released_code` has the code's variance, decay and threshold
-    (1e-6, which fits the noise), but neither its slip in Tweedie's formula (1 - a for
-    sqrt(1 - a)), nor look-ahead steps that are shifted by one level, nor its rule to
-    stop when the loss exceeds that of 200 steps earlier.
+    (1e-6, which fits the noise) and its slip in Tweedie's formula (`SlippedEuler`), but
+    neither its look-ahead steps that are shifted by one level, nor its rule to stop
+    when the loss exceeds that of 200 steps earlier.
 
     Args:
         guided: grid, reverse step and gradient of (1).
@@ -109,6 +147,7 @@ class ReSample(LatentSolver):
         stages: `(grid, every) -> (T,)`, what each step does.
         every: a consistent step whenever the number of steps left is a multiple of it.
         lookahead: unguided steps before a fit, at least 1.
+        ahead: what they are, deterministic.
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, LatentPrior)
@@ -127,6 +166,7 @@ class ReSample(LatentSolver):
     stages: Stages = static(default=later_thirds)
     every: int = static(default=10)
     lookahead: int = static(default=5)
+    ahead: OneCallStep = Euler()
 
     @classmethod
     def default(cls, grid: NoiseGrid) -> "ReSample":
@@ -148,12 +188,18 @@ class ReSample(LatentSolver):
                 descent=descent, num_steps=num_steps, threshold=released_threshold
             )
 
-        grid = scaled_linear_grid(num_steps, 0.0015, 0.0195)
+        guided = LDPS(
+            grid=scaled_linear_grid(num_steps, 0.0015, 0.0195),
+            reverse=SlippedEuler(),
+            guidance_scale=0.5,
+            unit=released_unit,
+        )
         return cls(
-            guided=LDPS(grid=grid, guidance_scale=0.5, unit=released_unit),
+            guided=guided,
             pixels=fit(1e-2, 2000),
             latents=fit(5e-3, 500),
             variance=released_variance,
+            ahead=SlippedEuler(),
         )
 
     @classmethod
@@ -238,14 +284,13 @@ class ReSample(LatentSolver):
         self, z: jax.Array, ahead: NoiseLevel, prior: LatentPrior
     ) -> jax.Array:
         """Return the clean estimate at the end of unguided steps of the ODE."""
-        ode = Euler(bound=self.guided.reverse.bound)
         after = jax.tree.map(lambda leaf: jnp.append(leaf[1:], leaf[-1:]), ahead)
 
         def body(state: Any, at: Any) -> tuple[Any, None]:
             z, _ = state
             now, next = at
-            estimate = ode.estimate(prior.latent, z, now)
-            return (ode.advance(z, estimate, now, next), estimate.x0_hat), None
+            estimate = self.ahead.estimate(prior.latent, z, now)
+            return (self.ahead.advance(z, estimate, now, next), estimate.x0_hat), None
 
         (_, x0_hat), _ = jax.lax.scan(body, (z, z), (ahead, after))
         return x0_hat

@@ -12,7 +12,12 @@ from diffctl.priors import LinearAutoencoder, SeverityEncoderPrior, severity_los
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import LDPS, FlashDiffusion, solve
 from diffctl.solvers.latent.base import scaled_linear_grid
-from diffctl.solvers.latent.flash import bare_start, noised_start, start_level
+from diffctl.solvers.latent.flash import (
+    bare_start,
+    noised_start,
+    start_level,
+    unscaled_start,
+)
 from tests.affine import affine_map
 from tests.solvers.latent.bed import LATENT, SIZE, grid, latent_bed
 from tests.tolerances import EXACT64
@@ -89,6 +94,9 @@ def test_which_start_has_the_law_of_the_level():
         return np.asarray(found.matrix) @ rough @ np.asarray(found.matrix).T + spread
 
     np.testing.assert_allclose(covariance(bare_start), rough, **EXACT64)
+    np.testing.assert_allclose(
+        covariance(unscaled_start), (1 + variance) * rough, **EXACT64
+    )
     gain = (1 + variance) * (1 - variance)
     white = variance + variance / (1 - variance)  # relative to the signal
     expected = gain * (law.covariance + white * np.eye(LATENT))

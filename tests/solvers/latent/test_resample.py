@@ -12,6 +12,7 @@ from diffctl.solvers import LDPS, ReSample, solve
 from diffctl.solvers.latent.base import latent_problem, scaled_linear_grid
 from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.resample import (
+    SlippedEuler,
     paper_variance,
     released_unit,
     released_variance,
@@ -78,6 +79,21 @@ def test_variances_and_mean_in_the_coordinates_of_the_paper():
     variances = (float(next.sigma) ** 2, s2 / a_next)
     moved = resample(0.7, 0.2 / np.sqrt(a_next), variances, 0.0)
     np.testing.assert_allclose(np.sqrt(a_next) * moved, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_slip_of_the_released_code():
+    """Its estimate is seen by gradients and fits; the state moves as it should."""
+    law, now, next = latent_bed(), *jax.tree.map(lambda a: a[1], grid().pairs())
+    z, step = np.linspace(-2, 3, LATENT), SlippedEuler()
+    sigma = float(now.sigma)
+    a = 1 / (1 + sigma**2)
+    eps = (z - law.denoise(z, sigma)) / sigma
+    estimate = step.estimate(law.gaussian(), jnp.asarray(z), now)
+    slipped = (np.sqrt(a) * z - (1 - a) * eps) / np.sqrt(a)
+    np.testing.assert_allclose(estimate.x0_hat, slipped, **EXACT64)
+    moved = step.advance(jnp.asarray(z), estimate, now, next)
+    np.testing.assert_allclose(moved, z + (next.sigma - sigma) * eps, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")
@@ -190,6 +206,8 @@ def test_released_settings():
     solver = ReSample.released_code(num_steps=20)
     assert solver.pixels.threshold is solver.latents.threshold is released_threshold
     assert solver.variance is released_variance
+    assert isinstance(solver.guided.reverse, SlippedEuler)
+    assert isinstance(solver.ahead, SlippedEuler)
     assert solver.pixels.descent.hyperparams["weight_decay"] == 0.01
     assert released_threshold(None) == 1e-6
     assert ReSample.default(grid()).pixels.num_steps == 2000

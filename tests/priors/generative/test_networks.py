@@ -69,6 +69,16 @@ def shaken(net, scale=0.3):
     return jax.tree.unflatten(structure, moved)
 
 
+def latent_diffusion(seed=0, scale=0.3):
+    """A prior with normal parameters; to draw them in JAX takes longer to compile."""
+    architecture, rng = ARCHITECTURES[LatentNetworkPrior], np.random.default_rng(seed)
+    net = jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
+        architecture.abstract(),
+    )
+    return LatentNetworkPrior(net=net, architecture=architecture, shape=SHAPE)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("size", "context"), [(6, None), (5, 3)])
 def test_a_coupling_flow_is_a_bijection_with_the_stated_determinant(size, context):
@@ -116,9 +126,8 @@ def test_priors_come_back_from_disk(tmp_path):
         shape=SHAPE,
         preconditioning=EDMPreconditioning(sigma_data=0.3),
     )
-    kinds = (GeneratorPrior, AutoencoderPrior, FlowPrior, LatentNetworkPrior)
-    priors = [make(kind) for kind in kinds]
-    for prior in [*priors, energy, denoiser]:
+    priors = [make(kind) for kind in (GeneratorPrior, AutoencoderPrior, FlowPrior)]
+    for prior in [*priors, energy, denoiser, latent_diffusion()]:
         folder = tmp_path / type(prior).__name__
         prior.save(folder)
         again = type(prior).restore(folder)
@@ -206,7 +215,8 @@ def test_each_network_of_latent_diffusion_sees_its_own_part_of_the_loss():
 
     The slope of each is along its own network, with the autoencoder a constant.
     """
-    prior, images = make(LatentNetworkPrior), _images(4)
+    prior, images = latent_diffusion(), _images(4)
+    direction = latent_diffusion(seed=1).net
     pairs = Simulation(
         operator=BlockAverage.create(SHAPE, 2),
         noise=GaussianNoise(std=0.2),
@@ -240,8 +250,7 @@ def test_each_network_of_latent_diffusion_sees_its_own_part_of_the_loss():
         }
 
     @jax.jit
-    def values_and_slopes():
-        net, direction = (shaken(prior.net, scale) for scale in (0.1, 0.2))
+    def values_and_slopes(net, direction):
         whole = LatentDiffusionLoss(pairs=pairs)
         found = jax.jvp(lambda net: whole(net, KEY, images, None), (net,), (direction,))
         own = [
@@ -250,25 +259,29 @@ def test_each_network_of_latent_diffusion_sees_its_own_part_of_the_loss():
         ]
         return found, own
 
-    found, own = values_and_slopes()
+    found, own = values_and_slopes(prior.net, direction)
     np.testing.assert_allclose(found, np.sum(own, axis=0), **REORDER32)
     assert np.all(np.abs(own) > 1e-2)
 
 
 def test_a_latent_diffusion_model_as_a_prior():
     """The denoiser is c_skip z + c_out F(c_in z); variances are positive."""
-    net = shaken(make(LatentNetworkPrior).net)
-    prior = dataclasses.replace(make(LatentNetworkPrior), net=net)
-    z, sigma = jnp.asarray([0.3, -1.0, 2.0]), jnp.asarray(0.7)
+    z, sigma, y = jnp.asarray([0.3, -1.0, 2.0]), 0.7, jnp.full((2, 2, 1), -3.0)
+
+    @jax.jit
+    def both(prior):
+        net = prior.net
+        x = prior.decode(z)
+        found = (prior.latent.denoise(z, jnp.asarray(sigma)), prior.encode(x))
+        raw = net.denoiser(z / np.sqrt(1 + sigma**2), jnp.log(sigma) / 4)
+        mean, _ = net.autoencoder.encode(net.autoencoder.decode(z))
+        return found, (raw, mean), prior.estimate_latent(y)
+
+    found, (raw, mean), (latent, variance) = both(latent_diffusion())
     total = 1 + sigma**2
-    raw = net.denoiser(z / jnp.sqrt(total), jnp.log(sigma) / 4)
-    expected = z / total + sigma / jnp.sqrt(total) * raw
-    chex.assert_trees_all_close(prior.latent.denoise(z, sigma), expected, **EXACT32)
-    x = prior.decode(z)
-    assert (prior.latent.shape, x.shape) == ((3,), SHAPE)
-    chex.assert_trees_all_equal(prior.encode(x), net.autoencoder.encode(x)[0])
-    latent, variance = prior.estimate_latent(jnp.full((2, 2, 1), -3.0))
-    assert latent.shape == (3,)
+    denoised = z / total + sigma / np.sqrt(total) * raw
+    chex.assert_trees_all_close(found, (denoised, mean), **EXACT32)
+    assert latent.shape == latent_diffusion().latent.shape == (3,)
     assert variance > 0
 
 

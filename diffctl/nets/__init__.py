@@ -11,6 +11,7 @@ from diffctl.nets.edm import SongUNet as SongUNet
 from diffctl.nets.generative import CouplingFlow as CouplingFlow
 from diffctl.nets.generative import SmallAutoencoder as SmallAutoencoder
 from diffctl.nets.generative import SmallDecoder as SmallDecoder
+from diffctl.nets.latent import SmallLatentDiffusion as SmallLatentDiffusion
 from diffctl.nets.mnist import DigitClassifier as DigitClassifier
 from diffctl.nets.regressor import SmallRegressor as SmallRegressor
 from diffctl.nets.unet import UNet as UNet

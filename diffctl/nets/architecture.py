@@ -13,6 +13,7 @@ from diffctl.nets.classifier import SmallClassifier
 from diffctl.nets.ddpm import DDPMUNet
 from diffctl.nets.edm import EDMADMUNet, SongUNet
 from diffctl.nets.generative import CouplingFlow, SmallAutoencoder, SmallDecoder
+from diffctl.nets.latent import SmallLatentDiffusion
 from diffctl.nets.mnist import DigitClassifier
 from diffctl.nets.regressor import SmallRegressor
 from diffctl.nets.unet import UNet
@@ -31,6 +32,7 @@ ARCHITECTURES: Mapping[str, type[nnx.Module]] = {
     "small_autoencoder": SmallAutoencoder,
     "coupling_flow": CouplingFlow,
     "small_regressor": SmallRegressor,
+    "small_latent_diffusion": SmallLatentDiffusion,
 }
 
 

@@ -13,6 +13,9 @@ from diffctl.priors.gaussian import GaussianPrior as GaussianPrior
 from diffctl.priors.generative.amortised import ConditionalFlow as ConditionalFlow
 from diffctl.priors.generative.amortised import ConditionalNetwork as ConditionalNetwork
 from diffctl.priors.generative.amortised import RegressionNetwork as RegressionNetwork
+from diffctl.priors.generative.latent_diffusion import (
+    LatentNetworkPrior as LatentNetworkPrior,
+)
 from diffctl.priors.generative.networks import AutoencoderPrior as AutoencoderPrior
 from diffctl.priors.generative.networks import EnergyPrior as EnergyPrior
 from diffctl.priors.generative.networks import FlowPrior as FlowPrior

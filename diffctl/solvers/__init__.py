@@ -12,14 +12,18 @@ from diffctl.solvers.classical.tikhonov import Tikhonov as Tikhonov
 from diffctl.solvers.clean_space.clean_laws import FrozenScore as FrozenScore
 from diffctl.solvers.clean_space.clean_laws import NormalSurrogate as NormalSurrogate
 from diffctl.solvers.clean_space.clean_laws import ScoreLaw as ScoreLaw
+from diffctl.solvers.clean_space.curvature import NoCurvature as NoCurvature
+from diffctl.solvers.clean_space.curvature import PowerIteration as PowerIteration
 from diffctl.solvers.clean_space.daps import DAPS as DAPS
 from diffctl.solvers.clean_space.daps import daps_grid as daps_grid
 from diffctl.solvers.clean_space.dds import DDS as DDS
 from diffctl.solvers.clean_space.diffpir import BackProjection as BackProjection
 from diffctl.solvers.clean_space.diffpir import DiffPIR as DiffPIR
-from diffctl.solvers.clean_space.diffpir import FirstOrderDiffPIR as FirstOrderDiffPIR
 from diffctl.solvers.clean_space.diffpir import NoisyState as NoisyState
 from diffctl.solvers.clean_space.diffpir import quadratic_grid as quadratic_grid
+from diffctl.solvers.clean_space.first_order import (
+    FirstOrderDiffPIR as FirstOrderDiffPIR,
+)
 from diffctl.solvers.clean_space.flows import FlowToClean as FlowToClean
 from diffctl.solvers.clean_space.flows import FlowToLevel as FlowToLevel
 from diffctl.solvers.clean_space.inner_samplers import DecayingStep as DecayingStep

@@ -16,6 +16,7 @@ from diffctl.training.generative import Adversaries as Adversaries
 from diffctl.training.generative import AutoencoderLoss as AutoencoderLoss
 from diffctl.training.generative import FlowLoss as FlowLoss
 from diffctl.training.generative import ScoreMatchingLoss as ScoreMatchingLoss
+from diffctl.training.latent import LatentDiffusionLoss as LatentDiffusionLoss
 from diffctl.training.loop import TrainState as TrainState
 from diffctl.training.loop import create_state as create_state
 from diffctl.training.loop import train as train

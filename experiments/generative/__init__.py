@@ -1,1 +1,1 @@
-"""Generators, flows, energies and amortised networks, trained and used on digits."""
+"""Generators, flows, energies, latent diffusion and amortised networks on digits."""

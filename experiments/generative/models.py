@@ -1,7 +1,7 @@
 """What is trained, by what loss, and which solvers use it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,20 +19,32 @@ from diffctl.priors import (
     EnergyPrior,
     FlowPrior,
     GeneratorPrior,
+    LatentNetworkPrior,
     RegressionNetwork,
 )
 from diffctl.solvers import (
+    DAPS,
+    GMLDPS,
+    LDPS,
+    PSLD,
+    STSL,
     AmortisedMean,
     ConditionalSampling,
     DensityChain,
     DensityMAP,
+    FlashDiffusion,
     FlowMAP,
+    InLatentSpace,
     JointMAP,
+    Langevin,
     LatentChain,
     LatentMAP,
+    NormalSurrogate,
+    ReSample,
     pinv_features,
     pinv_start,
 )
+from diffctl.solvers.costs import squared_residual
 from diffctl.training import (
     AdversarialLoss,
     Adversaries,
@@ -40,6 +52,7 @@ from diffctl.training import (
     ConditionalDenoisingLoss,
     Dataset,
     FlowLoss,
+    LatentDiffusionLoss,
     RegressionLoss,
     ScoreMatchingLoss,
     Simulation,
@@ -129,6 +142,10 @@ def _autoencoder(shape: tuple[int, ...]) -> Architecture:
     return Architecture.of("small_autoencoder", latent=LATENT, **_image(shape))
 
 
+def _latent_diffusion(shape: tuple[int, ...]) -> Architecture:
+    return Architecture.of("small_latent_diffusion", latent=LATENT, **_image(shape))
+
+
 def _flow(shape: tuple[int, ...]) -> Architecture:
     return Architecture.of("coupling_flow", size=shape[0] * shape[1] * shape[2])
 
@@ -158,6 +175,35 @@ _PIXELS: dict[str, Any] = {
     "descent": Descent.adam(0.02),
     "start_from": pinv_start,
 }
+
+
+def _latent_solvers() -> dict[str, Solver]:
+    """Return solvers whose steps were chosen on digits, two or three values each."""
+    grid = karras(200, sigma_min=0.02, sigma_max=20.0)
+    ldps = LDPS(grid=grid, guidance_scale=0.5)
+    fitted = replace(ldps, cost=squared_residual)
+    resample = ReSample.default(karras(100, sigma_min=0.02, sigma_max=20.0))
+    resample = replace(
+        resample,
+        pixels=replace(resample.pixels, num_steps=300),
+        latents=replace(resample.latents, num_steps=100),
+    )
+    daps = DAPS(
+        grid=karras(50, sigma_min=0.1, sigma_max=10.0),
+        law=NormalSurrogate(signal_std=1.0),
+        sampler=Langevin(num_steps=40),
+    )
+    return {
+        "ldps": ldps,
+        "gml_dps": GMLDPS(grid=grid, guidance_scale=0.5, gluing_scale=0.03),
+        "psld": PSLD(grid=grid, guidance_scale=0.5, gluing_scale=0.03),
+        "stsl": STSL(guided=fitted, trace_scale=0.01),
+        "resample": resample,
+        "latent_daps": InLatentSpace(inner=daps),
+        "flash_ldps": FlashDiffusion(inner=ldps),
+        "flash_resample": FlashDiffusion(inner=resample),
+    }
+
 
 MODELS: Mapping[str, Model] = {
     "gan": Model(
@@ -194,6 +240,12 @@ MODELS: Mapping[str, Model] = {
             "density_map": DensityMAP(**_PIXELS),
             "density_chain": DensityChain(num_steps=1000, start_from=pinv_start),
         },
+    ),
+    "latent_diffusion": Model(
+        prior=LatentNetworkPrior,
+        architecture=_latent_diffusion,
+        objective=lambda problem: LatentDiffusionLoss(pairs=_pairs(problem)),
+        solvers=_latent_solvers(),
     ),
     "regression": Model(
         prior=RegressionNetwork,

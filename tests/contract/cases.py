@@ -118,8 +118,8 @@ from diffctl.solvers import (
     normal_start,
 )
 from diffctl.solvers.costs import likelihood
+from diffctl.solvers.latent.fit import Fit
 from diffctl.solvers.latent.optimisation import shell_penalty
-from diffctl.solvers.latent.resample import Fit
 from diffctl.solvers.weighting import uniform_weight
 from tests.solvers.generative.models import (
     AffineFlow,
@@ -594,6 +594,14 @@ def latent_dps() -> InLatentSpace:
     return InLatentSpace(inner=dps())
 
 
+def flash_resample() -> FlashDiffusion:
+    return FlashDiffusion(inner=resample())
+
+
+def latent_daps() -> InLatentSpace:
+    return InLatentSpace(inner=dataclasses.replace(daps(), largest_pull=1.0))
+
+
 def dmplug() -> DMPlug:
     stopping = MovingVariance(window=2, patience=2)
     return dataclasses.replace(
@@ -661,6 +669,15 @@ CASES = [
     Case("resample", resample, latent_gaussian, linear_gaussian, **_TWIN),
     Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START),
     Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_TWIN),
+    Case(
+        "flash_resample",
+        flash_resample,
+        latent_gaussian,
+        linear_gaussian,
+        **_LATE_START,
+        **_TWIN,
+    ),
+    Case("latent_daps", latent_daps, latent_gaussian, linear_gaussian, **_TWIN),
     Case("dmplug", dmplug, mixture, linear_gaussian),
     Case("csgm", csgm, mixture, linear_gaussian, **_TWIN),
     Case(

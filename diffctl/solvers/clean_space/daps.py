@@ -51,8 +51,8 @@ class DAPS(LevelSolver):
 
     Requirements: any differentiable operator and noise model; `MetropolisHastings` with
     a `DecayingStep` needs no derivative. `ExactDraw` is for linear operators and white
-    noise, and there the better choice. For latent priors compose the operator with the
-    decoder.
+    noise, and there the better choice. For latent priors, `InLatentSpace(inner=DAPS())`
+    runs flows and chains on latents and decodes in every step of a chain.
 
     Cost: n T forwards for T levels of `grid` and flows of n steps, no derivative of the
     network; `FrozenScore` adds T, `ScoreLaw` N T forwards for N inner steps. Langevin
@@ -76,6 +76,8 @@ class DAPS(LevelSolver):
         sampler: how (2) is drawn.
         effective_std: (), standard deviation of white noise that (2) assumes; None for
             the noise model as it is.
+        largest_pull: (), bound of the entries of the likelihood's gradient in chains
+            that use it; infinite for the gradient as it is.
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
@@ -89,6 +91,7 @@ class DAPS(LevelSolver):
     law: CleanLaw = NormalSurrogate()
     sampler: InnerSampler = Langevin()
     effective_std: Any = None
+    largest_pull: Any = jnp.inf
 
     @classmethod
     def released_code(cls, task: str, *, num_steps: int = 200) -> "DAPS":
@@ -105,6 +108,26 @@ class DAPS(LevelSolver):
         """Return the authors' settings of underdamped steps, which they call HMC."""
         settings = daps_presets.underdamped(task, num_steps)
         return cls(grid=daps_grid(num_steps), **settings)
+
+    @classmethod
+    def released_latent(cls, task: str, *, num_steps: int = 50) -> "DAPS":
+        """Return the authors' settings of LatentDAPS, for `InLatentSpace`.
+
+        For an unconditional latent diffusion model, with the underdamped steps that
+        they call HMC. Gradients of the data are clipped.
+        """
+        settings = daps_presets.latent(task, num_steps)
+        return cls(grid=daps_grid(num_steps, sigma_max=10.0), **settings)
+
+    @classmethod
+    def released_stable_diffusion(cls, task: str, *, num_steps: int = 50) -> "DAPS":
+        """Return the authors' settings of LatentDAPS for Stable Diffusion.
+
+        The noise of y is 0.01 there, the network is guided towards faces with weight
+        7.5, and images of 768 pixels are resized to 256 before A.
+        """
+        settings = daps_presets.stable_diffusion(task, num_steps)
+        return cls(grid=daps_grid(num_steps, sigma_max=10.0), **settings)
 
     @classmethod
     def legacy_code(cls, task: str, *, num_steps: int = 200) -> "DAPS":
@@ -142,6 +165,7 @@ class DAPS(LevelSolver):
             law=self.law.at(prior, carry, now.sigma, x0_hat),
             x0_hat=x0_hat,
             progress=progress,
+            largest_pull=self.largest_pull,
         )
         x0 = self.sampler.draw(key_draw, conditional)
         calls = self.flow.num_steps + self.law.calls(self.sampler.num_scores)

@@ -3,6 +3,8 @@
 Measurements have noise of standard deviation 0.05 on [-1, 1]. Common to all: 200 levels
 from 100 to 0.1, flows of 5 steps to 0.01, p(x0 | x) = N(x0_hat, sigma^2 I), and a
 likelihood of standard deviation 0.01. For phase retrieval the best of 4 runs is kept.
+Latent diffusion has 50 levels from 10 to 0.1, flows of 2 steps to 0.001 and a limit on
+the pull of the data; Stable Diffusion has the same, for noise of 0.01.
 """
 
 import math
@@ -44,6 +46,28 @@ _UNDERDAMPED: Mapping[str, tuple[int, float, float, float]] = {
     "nonlinear_deblurring": (85, 1.20e-5, 0.012, 0.46),
     "phase_retrieval": (62, 9.75e-6, 0.019, 0.73),
 }
+# The same in the latent space of an unconditional latent diffusion model,
+_LATENT: Mapping[str, tuple[int, float, float, float]] = {
+    "super_resolution_x4": (24, 1.35e-4, 0.023, 0.86),
+    "gaussian_deblurring": (35, 2.70e-6, 0.95, 0.95),
+    "high_dynamic_range": (38, 4.52e-6, 0.015, 0.58),
+    "box_inpainting": (15, 9.02e-6, 0.13, 0.74),
+    "random_inpainting": (38, 8.40e-6, 0.013, 0.92),
+    "motion_deblurring": (49, 2.4e-5, 0.041, 0.45),
+    "nonlinear_deblurring": (80, 3.71e-6, 0.024, 0.91),
+    "phase_retrieval": (65, 2.1e-5, 0.12, 0.41),
+}
+# and in that of Stable Diffusion.
+_STABLE_DIFFUSION: Mapping[str, tuple[int, float, float, float]] = {
+    "super_resolution_x4": (30, 1e-4, 1.0, 0.45),
+    "gaussian_deblurring": (40, 1e-5, 1.0, 0.90),
+    "high_dynamic_range": (45, 1e-5, 1.0, 0.70),
+    "box_inpainting": (58, 1.11e-6, 0.43, 0.92),
+    "random_inpainting": (15, 3e-5, 1.0, 0.60),
+    "motion_deblurring": (30, 2e-5, 1.0, 0.85),
+    "nonlinear_deblurring": (60, 1e-5, 1.0, 0.80),
+    "phase_retrieval": (95, 1.1e-4, 0.027, 0.47),
+}
 
 
 def langevin(task: str, num_levels: int) -> dict[str, Any]:
@@ -55,14 +79,17 @@ def langevin(task: str, num_levels: int) -> dict[str, Any]:
 
 def underdamped(task: str, num_levels: int) -> dict[str, Any]:
     """Return the fields of DAPS for the sampler that the released code calls HMC."""
-    num_steps, first, last_ratio, momentum = for_task(_UNDERDAMPED, task)
-    return _released(
-        UnderdampedLangevin(
-            num_steps=num_steps,
-            step_size=_released_step(first, last_ratio, num_levels),
-            momentum=momentum,
-        )
-    )
+    return _released(_underdamped(_UNDERDAMPED, task, num_levels))
+
+
+def latent(task: str, num_levels: int) -> dict[str, Any]:
+    """Return the fields of DAPS for latents of an unconditional diffusion model."""
+    return _released_latent(_underdamped(_LATENT, task, num_levels))
+
+
+def stable_diffusion(task: str, num_levels: int) -> dict[str, Any]:
+    """Return the fields of DAPS for latents of Stable Diffusion."""
+    return _released_latent(_underdamped(_STABLE_DIFFUSION, task, num_levels))
 
 
 def legacy(task: str) -> dict[str, Any]:
@@ -78,6 +105,25 @@ def first_release(num_steps: int, first: float) -> dict[str, Any]:
         "law": _SURROGATE,
         "sampler": Langevin(num_steps=num_steps, step_size=step_size),
         "effective_std": _STD,
+    }
+
+
+def _underdamped(
+    settings: Mapping[str, tuple[int, float, float, float]], task: str, num_levels: int
+) -> UnderdampedLangevin:
+    num_steps, first, last_ratio, momentum = for_task(settings, task)
+    return UnderdampedLangevin(
+        num_steps=num_steps,
+        step_size=_released_step(first, last_ratio, num_levels),
+        momentum=momentum,
+    )
+
+
+def _released_latent(sampler: UnderdampedLangevin) -> dict[str, Any]:
+    # That code clips entries of grad |y - A(x)|^2 to [-1, 1] and divides by 0.01^2.
+    return _released(sampler) | {
+        "flow": FlowToLevel(num_steps=2, sigma_end=0.001),
+        "largest_pull": 1 / _STD**2,
     }
 
 

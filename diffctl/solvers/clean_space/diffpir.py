@@ -16,13 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import DDPM, Estimate, NoiseGrid, NoiseLevel, Renoise
-from diffctl.numerics.power import largest_eigenvalue
+from diffctl.diffusion import (
+    DDPM,
+    Estimate,
+    NoiseGrid,
+    NoiseLevel,
+    Renoise,
+    unbounded,
+)
 from diffctl.numerics.safe import safe_sqrt
-from diffctl.operators.base import LinearOperator, Operator, Problem, WhiteNoise
-from diffctl.pytree import pytree_dataclass, static
+from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
+from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.clean_space.corrections import CorrectionSolver
 from diffctl.solvers.clean_space.penalties import BayesianPenalty
+from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.levels import towards_data
 from diffctl.solvers.requirements import linear, noise_std
 from diffctl.solvers.tasks import for_task
@@ -55,6 +62,22 @@ def quadratic_grid(num_steps: int = 100) -> NoiseGrid:
             "500 or fewer."
         )
     return NoiseGrid.from_times(indices, DDPM.linear())
+
+
+def inverse_bench_fields(strength: float, num_steps: int) -> dict[str, Any]:
+    """Return what the two forms of DiffPIR in devzhk/InverseBench share.
+
+    Its rho has the variance sigma^2 / (1 + sigma^2) of the noise in variance-preserving
+    coordinates in place of sigma^2, which is that of an estimate if the signal has unit
+    variance. Estimates are not clipped and the state is noised anew at every level. Its
+    s_y is fixed to 0.05; ours is that of the problem.
+    """
+    return {
+        "grid": released_grid(num_steps),
+        "penalty": BayesianPenalty(strength=strength, signal_std=1.0),
+        "zeta": 1.0,
+        "bound": unbounded,
+    }
 
 
 class Correction(abc.ABC):
@@ -215,45 +238,31 @@ class DiffPIR(HalfQuadraticSplitting):
             ending=NoisyState(),
         )
 
+    @classmethod
+    def deepinv(cls, *, num_steps: int = 100) -> "DiffPIR":
+        """Return the defaults of deepinv/deepinv.
+
+        Its proximal map has the data in [0, 1], as the authors' code, and half their
+        weight of the data: lambda = 7 is 7/2 here.
+        """
+        return cls(
+            grid=quadratic_grid(num_steps),
+            penalty=BayesianPenalty(strength=7 / 2, signal_std=jnp.inf),
+            zeta=0.1,
+            ending=NoisyState(),
+        )
+
+    @classmethod
+    def inverse_bench(cls, *, num_steps: int = 1000) -> "DiffPIR":
+        """Return the settings of devzhk/InverseBench for a singular system.
+
+        Of its objective |y - A u|^2 + rho |u - D|^2, rho is twice that of its first
+        order step: lambda = 8 is 16 here.
+        """
+        return cls(**inverse_bench_fields(16.0, num_steps))
+
     def correct(
         self, key: jax.Array, problem: Problem, x0_hat: jax.Array, now: NoiseLevel
     ) -> jax.Array:
         penalty = self.penalty(now.sigma, noise_std(problem))
         return self.correction(problem, x0_hat, penalty)
-
-
-@pytree_dataclass
-class FirstOrderDiffPIR(HalfQuadraticSplitting):
-    """DiffPIR for any operator and noise: one gradient step in place of (1).
-
-        u = D - grad l(D) / (strength / r^2 + h),   l(u) = -log p(y | A(u))
-
-    h, the largest curvature of l at D, is estimated by power iteration.
-
-    Requirements: a differentiable operator, any noise model.
-
-    Cost: T forwards for T levels of `grid`; per step one VJP of the operator, and a JVP
-    and a VJP for each of `num_products`.
-
-    Deviations: the paper and public codes have h = 0, with which the step diverges
-    wherever the data are much more precise than the estimate (r / s_y large).
-
-    Args: see `HalfQuadraticSplitting`, and
-        num_products: power iterations for h.
-    """
-
-    requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
-
-    num_products: int = static(default=3)
-
-    def correct(
-        self, key: jax.Array, problem: Problem, x0_hat: jax.Array, now: NoiseLevel
-    ) -> jax.Array:
-        curvature = largest_eigenvalue(
-            key,
-            lambda v: problem.gauss_newton(x0_hat, v),
-            x0_hat,
-            num_steps=self.num_products,
-        )
-        precision = self.penalty(now.sigma, 1.0) + curvature
-        return x0_hat - jax.grad(problem.misfit)(x0_hat) / precision

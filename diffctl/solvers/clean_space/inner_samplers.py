@@ -19,10 +19,10 @@ from diffctl.numerics.langevin import (
     run_chain,
     underdamped_step,
 )
-from diffctl.numerics.power import largest_eigenvalue
 from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.clean_space.clean_laws import LocalLaw, NormalLaw
+from diffctl.solvers.clean_space.curvature import PowerIteration
 from diffctl.solvers.levels import standard_normal
 
 
@@ -33,10 +33,12 @@ class Conditional(NamedTuple):
     law: LocalLaw
     x0_hat: jax.Array  # (*shape)
     progress: jax.Array  # () in [0, 1), share of the levels that are done
+    largest_pull: Any = jnp.inf  # () largest |entry| of the gradient of l in a score
 
     def score(self, v: jax.Array) -> jax.Array:
         """Return the gradient of the log density, (*shape)."""
-        return self.law.score(v) - jax.grad(self.problem.misfit)(v)
+        pull = jax.grad(self.problem.misfit)(v)
+        return self.law.score(v) - jnp.clip(pull, -self.largest_pull, self.largest_pull)
 
     def log_density(self, v: jax.Array) -> jax.Array:
         """Return the log density up to a constant, ()."""
@@ -63,13 +65,8 @@ class RelativeStep(StepSize):
     num_products: int = static(default=3)
 
     def __call__(self, key: jax.Array, conditional: Conditional) -> jax.Array:
-        problem, x0_hat = conditional.problem, conditional.x0_hat
-        curvature = largest_eigenvalue(
-            key,
-            lambda v: problem.gauss_newton(x0_hat, v),
-            x0_hat,
-            num_steps=self.num_products,
-        )
+        largest = PowerIteration(num_products=self.num_products)
+        curvature = largest(key, conditional.problem, conditional.x0_hat)
         return self.fraction / (conditional.law.precision + curvature)
 
 

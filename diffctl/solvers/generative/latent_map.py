@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import GenerativePrior, InvertiblePrior
+from diffctl.numerics.descent import Descent
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.generative.minimiser import Minimiser
 from diffctl.solvers.generative.starts import float_dtype
+from diffctl.solvers.requirements import noise_std
 
 
 @pytree_dataclass
@@ -69,10 +71,39 @@ class LatentMAP(LatentMinimiser):
 
     weight: Any = 1.0
 
+    @classmethod
+    def released_mnist(cls, problem: Problem) -> "LatentMAP":
+        """Return the authors' settings for digits of a VAE, c_z = 0.1, and a problem.
+
+        Images are on [0, 1] there, so that squared residuals are four times as large
+        here.
+        """
+        return cls(
+            num_steps=1000,
+            num_restarts=10,
+            descent=Descent.adam(0.01),
+            weight=4 * _published_weight(problem, 0.1),
+        )
+
+    @classmethod
+    def released_celeba(cls, problem: Problem) -> "LatentMAP":
+        """Return the authors' settings for faces of a GAN, c_z = 0.001."""
+        return cls(
+            num_steps=500,
+            num_restarts=10,
+            descent=Descent.adam(0.1),
+            weight=_published_weight(problem, 0.001),
+        )
+
     def decode(
         self, v: jax.Array, prior: GenerativePrior
     ) -> tuple[jax.Array, jax.Array]:
         return prior.decode(v), self.weight / 2 * jnp.sum(v**2)
+
+
+def _published_weight(problem: Problem, c_z: float) -> Any:
+    """Return c_z m / sigma_y^2: the weight of mean squared residuals + c_z |z|^2."""
+    return c_z * problem.operator.num_observed() / noise_std(problem) ** 2
 
 
 @pytree_dataclass

@@ -226,6 +226,19 @@ class PSLD(GuidedLatent):
             prediction_noise=0.05,
         )
 
+    @classmethod
+    def released_stable_diffusion(cls, *, num_steps: int = 1000) -> "PSLD":
+        """Return the released settings for Stable Diffusion: box inpainting.
+
+        The network is guided by the empty prompt, with weight 7.5.
+        """
+        return cls(
+            grid=scaled_linear_grid(num_steps),
+            guidance_scale=0.1,
+            gluing_scale=0.01,
+            prediction_noise=0.05,
+        )
+
     def penalty(
         self,
         problem: Problem,

@@ -20,36 +20,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffctl.core import Calls, LatentPrior, StepTrace
-from diffctl.diffusion import Euler, NoiseGrid, NoiseLevel
+from diffctl.core import Calls, DiffusionPrior, LatentPrior, StepTrace
+from diffctl.diffusion import (
+    DDIM,
+    Estimate,
+    Euler,
+    NoiseGrid,
+    NoiseLevel,
+    OneCallStep,
+)
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.costs import mean_squared_residual
 from diffctl.solvers.latent.base import (
     LatentSolver,
     latent_problem,
     scaled_linear_grid,
 )
+from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
+from diffctl.solvers.latent.stages import GUIDED_ONLY, Stages, by_index, later_thirds
 from diffctl.solvers.levels import standard_normal
-from diffctl.solvers.requirements import check_inner, noise_std
+from diffctl.solvers.requirements import check_inner
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
-Threshold = Callable[[Problem], Any]
-
-GUIDED_ONLY, IN_PIXELS, IN_LATENTS = 0, 1, 2
-
-
-def noise_level(problem: Problem) -> Any:
-    """Return sigma_y^2, the mean squared residual that the truth has."""
-    return noise_std(problem) ** 2
-
-
-def released_threshold(problem: Problem) -> Any:
-    """Return 1e-6 as in the released code: the noise is fitted."""
-    return 1e-6
 
 
 def paper_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
@@ -74,6 +69,37 @@ def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     return jnp.sqrt((1 + next.sigma**2) / (1 + now.sigma**2))
 
 
+@pytree_dataclass
+class SlippedEuler(Euler):
+    """`Euler`, but what others see of its estimate is (z_t - (1 - a) eps) / sqrt(a).
+
+    The released code writes 1 - a for sqrt(1 - a) in Tweedie's formula, except where it
+    moves the state. At low noise its estimate keeps most of the noise.
+    """
+
+    def estimate(
+        self, prior: DiffusionPrior, x: jax.Array, now: NoiseLevel
+    ) -> Estimate:
+        x0_hat = super().estimate(prior, x, now).x0_hat
+        return Estimate(x0_hat=x + _slip(now) * (x0_hat - x))
+
+    def advance(
+        self,
+        x: jax.Array,
+        estimate: Estimate,
+        now: NoiseLevel,
+        next: NoiseLevel,
+        noise: Any = None,
+    ) -> jax.Array:
+        unslipped = Estimate(x0_hat=x + (estimate.x0_hat - x) / _slip(now))
+        return super().advance(x, unslipped, now, next, noise)
+
+
+def _slip(now: NoiseLevel) -> jax.Array:
+    """Return sqrt(1 - a)."""
+    return now.sigma / jnp.sqrt(1 + now.sigma**2)
+
+
 def resample(
     consistent: jax.Array,
     kept: jax.Array,
@@ -88,39 +114,6 @@ def resample(
     on_kept = v / (v + r)
     mean = consistent + on_kept * (kept - consistent)
     return mean + safe_sqrt(v * (1 - on_kept)) * noise
-
-
-@pytree_dataclass
-class Fit:
-    """A least-squares fit of the measurement by a fixed number of descent steps.
-
-    Args:
-        descent: the optimiser.
-        num_steps: descent steps, all of them always computed.
-        threshold: `problem -> ()`; the iterate is frozen once its mean squared residual
-            is not above.
-    """
-
-    descent: Descent
-    num_steps: int = static()
-    threshold: Threshold = static(default=noise_level)
-
-    def __call__(self, problem: Problem, start: jax.Array) -> jax.Array:
-        """Return a point near `start` that explains the measurement."""
-        loss = mean_squared_residual(problem)
-        enough = self.threshold(problem)
-
-        def body(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-            x, memory = state
-            value, gradient = jax.value_and_grad(loss)(x)
-            moved = self.descent.update(gradient, memory, x)
-            going_on = value > enough
-            kept = jax.tree.map(lambda a, b: jnp.where(going_on, a, b), moved, state)
-            return kept, None
-
-        state = (start, self.descent.init(start))
-        (x, _), _ = jax.lax.scan(body, state, None, length=self.num_steps)
-        return x
 
 
 @pytree_dataclass
@@ -141,9 +134,9 @@ class ReSample(LatentSolver):
 
     Deviations: fits stop at the noise level and have no weight decay; the variance is
     that of the paper. `released_code` has the code's variance, decay and threshold
-    (1e-6, which fits the noise), but neither its slip in Tweedie's formula (1 - a for
-    sqrt(1 - a)), nor look-ahead steps that are shifted by one level, nor its rule to
-    stop when the loss exceeds that of 200 steps earlier.
+    (1e-6, which fits the noise) and its slip in Tweedie's formula (`SlippedEuler`), but
+    neither its look-ahead steps that are shifted by one level, nor its rule to stop
+    when the loss exceeds that of 200 steps earlier.
 
     Args:
         guided: grid, reverse step and gradient of (1).
@@ -151,8 +144,10 @@ class ReSample(LatentSolver):
         latents: fit of a latent.
         gamma: (), weight of the variance in (3); large values trust the fit.
         variance: `(now, next) -> ()`, in variance-preserving coordinates.
+        stages: `(grid, every) -> (T,)`, what each step does.
         every: a consistent step whenever the number of steps left is a multiple of it.
         lookahead: unguided steps before a fit, at least 1.
+        ahead: what they are, deterministic.
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, LatentPrior)
@@ -168,8 +163,10 @@ class ReSample(LatentSolver):
     latents: Fit
     gamma: Any = 40.0
     variance: ResampleVariance = static(default=paper_variance)
+    stages: Stages = static(default=later_thirds)
     every: int = static(default=10)
     lookahead: int = static(default=5)
+    ahead: OneCallStep = Euler()
 
     @classmethod
     def default(cls, grid: NoiseGrid) -> "ReSample":
@@ -191,12 +188,38 @@ class ReSample(LatentSolver):
                 descent=descent, num_steps=num_steps, threshold=released_threshold
             )
 
-        grid = scaled_linear_grid(num_steps, 0.0015, 0.0195)
+        guided = LDPS(
+            grid=scaled_linear_grid(num_steps, 0.0015, 0.0195),
+            reverse=SlippedEuler(),
+            guidance_scale=0.5,
+            unit=released_unit,
+        )
         return cls(
-            guided=LDPS(grid=grid, guidance_scale=0.5, unit=released_unit),
+            guided=guided,
             pixels=fit(1e-2, 2000),
             latents=fit(5e-3, 500),
             variance=released_variance,
+            ahead=SlippedEuler(),
+        )
+
+    @classmethod
+    def flash_port(cls, grid: NoiseGrid, gamma: Any) -> "ReSample":
+        """Return the settings of z-fabian/flash-diffusion, with its weight `gamma`.
+
+        Its fits are held to where they start, and its steps are ancestral without a
+        gradient (whose VJP is computed here all the same). Its variance has the beta of
+        one of 1000 levels at whichever step, which `gamma` makes up for; its law mixes
+        the levels before and after a step, and it fits the estimate before the step;
+        ours do neither.
+        """
+        fit = Fit(descent=Descent.adam(0.1), num_steps=100, anchor=1.0)
+        return cls(
+            guided=LDPS(grid=grid, reverse=DDIM(eta=1.0), guidance_scale=0.0),
+            pixels=fit,
+            latents=fit,
+            gamma=gamma * grid.num_steps / 1000,
+            stages=by_index,
+            lookahead=1,
         )
 
     def check(self, problem: Problem, prior: LatentPrior) -> None:
@@ -208,7 +231,7 @@ class ReSample(LatentSolver):
     ) -> tuple[Any, Any]:
         grid = self.guided.grid
         carry, (now, next, keys) = self.guided.init(key, problem, prior)
-        stages = jnp.asarray(consistency_stages(grid.num_steps, self.every))
+        stages = self.stages(grid, self.every)
         return carry, (now, next, keys, stages, self._levels_ahead(grid))
 
     def step(
@@ -261,28 +284,13 @@ class ReSample(LatentSolver):
         self, z: jax.Array, ahead: NoiseLevel, prior: LatentPrior
     ) -> jax.Array:
         """Return the clean estimate at the end of unguided steps of the ODE."""
-        ode = Euler(bound=self.guided.reverse.bound)
         after = jax.tree.map(lambda leaf: jnp.append(leaf[1:], leaf[-1:]), ahead)
 
         def body(state: Any, at: Any) -> tuple[Any, None]:
             z, _ = state
             now, next = at
-            estimate = ode.estimate(prior.latent, z, now)
-            return (ode.advance(z, estimate, now, next), estimate.x0_hat), None
+            estimate = self.ahead.estimate(prior.latent, z, now)
+            return (self.ahead.advance(z, estimate, now, next), estimate.x0_hat), None
 
         (_, x0_hat), _ = jax.lax.scan(body, (z, z), (ahead, after))
         return x0_hat
-
-
-def consistency_stages(num_steps: int, every: int) -> np.ndarray:
-    """Return what each step does, (T,) int32: 0, `IN_PIXELS` or `IN_LATENTS`.
-
-    With i = T - 1 .. 0 steps left after this one, a step is consistent if i is a
-    positive multiple of `every` and not above T - T // 3; in pixels down to T // 3, in
-    latents after.
-    """
-    left = np.arange(num_steps - 1, -1, -1)
-    third = num_steps // 3
-    consistent = (left % every == 0) & (left > 0) & (left <= num_steps - third)
-    stage = np.where(left >= third, IN_PIXELS, IN_LATENTS)
-    return np.where(consistent, stage, GUIDED_ONLY).astype(np.int32)

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from diffctl.nets import Architecture, CouplingFlow
+from diffctl.operators import BlockAverage, GaussianNoise
 from diffctl.priors import (
     AutoencoderPrior,
     ConditionalNetwork,
@@ -20,16 +21,24 @@ from diffctl.priors import (
     EnergyPrior,
     FlowPrior,
     GeneratorPrior,
+    KLAutoencoder,
+    LatentNetworkPrior,
+    SeverityEncoderPrior,
+    severity_loss,
 )
+from diffctl.priors.generative.latent_diffusion import UNIT_VARIANCE
 from diffctl.priors.generative.networks import confined_energy
 from diffctl.training import (
     AdversarialLoss,
     Adversaries,
     AutoencoderLoss,
+    DenoisingLoss,
     FlowLoss,
+    LatentDiffusionLoss,
     ScoreMatchingLoss,
+    Simulation,
 )
-from tests.tolerances import EXACT32, EXACT64, stat
+from tests.tolerances import EXACT32, EXACT64, REORDER32, stat
 
 KEY = jax.random.key(31)
 SHAPE = (4, 4, 1)
@@ -39,6 +48,7 @@ ARCHITECTURES = {
     AutoencoderPrior: Architecture.of("small_autoencoder", latent=3, **SMALL),
     FlowPrior: Architecture.of("coupling_flow", size=16, couplings=3, width=4),
     EnergyPrior: Architecture.of("small_classifier", classes=1, **SMALL),
+    LatentNetworkPrior: Architecture.of("small_latent_diffusion", latent=3, **SMALL),
 }
 
 
@@ -57,6 +67,16 @@ def shaken(net, scale=0.3):
         for leaf, key in zip(leaves, keys, strict=True)
     ]
     return jax.tree.unflatten(structure, moved)
+
+
+def latent_diffusion(seed=0, scale=0.3):
+    """A prior with normal parameters; to draw them in JAX takes longer to compile."""
+    architecture, rng = ARCHITECTURES[LatentNetworkPrior], np.random.default_rng(seed)
+    net = jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
+        architecture.abstract(),
+    )
+    return LatentNetworkPrior(net=net, architecture=architecture, shape=SHAPE)
 
 
 @pytest.mark.usefixtures("x64")
@@ -107,7 +127,7 @@ def test_priors_come_back_from_disk(tmp_path):
         preconditioning=EDMPreconditioning(sigma_data=0.3),
     )
     priors = [make(kind) for kind in (GeneratorPrior, AutoencoderPrior, FlowPrior)]
-    for prior in [*priors, energy, denoiser]:
+    for prior in [*priors, energy, denoiser, latent_diffusion()]:
         folder = tmp_path / type(prior).__name__
         prior.save(folder)
         again = type(prior).restore(folder)
@@ -188,6 +208,81 @@ def test_each_adversary_sees_its_own_part_of_the_loss():
         )
     )()
     chex.assert_trees_all_close((found.generator, found.critic), expected, **EXACT32)
+
+
+def test_each_network_of_latent_diffusion_sees_its_own_part_of_the_loss():
+    """Loss and its slope along one direction: the sums of those of the three losses.
+
+    The slope of each is along its own network, with the autoencoder a constant.
+    """
+    prior, images = latent_diffusion(), _images(4)
+    direction = latent_diffusion(seed=1).net
+    pairs = Simulation(
+        operator=BlockAverage.create(SHAPE, 2),
+        noise=GaussianNoise(std=0.2),
+        features=lambda problem: problem.y,
+    )
+    keys = jax.random.split(KEY, 3)
+
+    def losses(net):
+        latents = jax.vmap(net.autoencoder.encode)(images)[0]
+        autoencoder = KLAutoencoder(net=net.autoencoder)
+
+        def severity(encoder):
+            with_encoder = SeverityEncoderPrior(
+                autoencoder=autoencoder,
+                latent=prior.latent,
+                shape=SHAPE,
+                severity_encoder=encoder,
+            )
+
+            def example(key, x):
+                return severity_loss(with_encoder, x, pairs.problem(key, x).y)
+
+            return jnp.mean(jax.vmap(example)(jax.random.split(keys[2], 4), images))
+
+        return {
+            "autoencoder": lambda net: AutoencoderLoss()(net, keys[0], images, None),
+            "denoiser": lambda net: DenoisingLoss(preconditioning=UNIT_VARIANCE)(
+                net, keys[1], latents, None
+            ),
+            "severity": severity,
+        }
+
+    @jax.jit
+    def values_and_slopes(net, direction):
+        whole = LatentDiffusionLoss(pairs=pairs)
+        found = jax.jvp(lambda net: whole(net, KEY, images, None), (net,), (direction,))
+        own = [
+            jax.jvp(loss, (getattr(net, name),), (getattr(direction, name),))
+            for name, loss in losses(net).items()
+        ]
+        return found, own
+
+    found, own = values_and_slopes(prior.net, direction)
+    np.testing.assert_allclose(found, np.sum(own, axis=0), **REORDER32)
+    assert np.all(np.abs(own) > 1e-2)
+
+
+def test_a_latent_diffusion_model_as_a_prior():
+    """The denoiser is c_skip z + c_out F(c_in z); variances are positive."""
+    z, sigma, y = jnp.asarray([0.3, -1.0, 2.0]), 0.7, jnp.full((2, 2, 1), -3.0)
+
+    @jax.jit
+    def both(prior):
+        net = prior.net
+        x = prior.decode(z)
+        found = (prior.latent.denoise(z, jnp.asarray(sigma)), prior.encode(x))
+        raw = net.denoiser(z / np.sqrt(1 + sigma**2), jnp.log(sigma) / 4)
+        mean, _ = net.autoencoder.encode(net.autoencoder.decode(z))
+        return found, (raw, mean), prior.estimate_latent(y)
+
+    found, (raw, mean), (latent, variance) = both(latent_diffusion())
+    total = 1 + sigma**2
+    denoised = z / total + sigma / np.sqrt(total) * raw
+    chex.assert_trees_all_close(found, (denoised, mean), **EXACT32)
+    assert latent.shape == latent_diffusion().latent.shape == (3,)
+    assert variance > 0
 
 
 def test_an_energy_is_confined():

@@ -23,6 +23,7 @@ from diffctl.solvers import (
     BayesianPenalty,
     DiffPIR,
     FirstOrderDiffPIR,
+    NoCurvature,
     NoisyState,
     quadratic_grid,
     solve,
@@ -204,9 +205,74 @@ def test_a_first_order_step_descends_where_the_published_one_diverges():
         return np.linalg.norm(law.y - law.matrix @ x)
 
     assert residual(u) < residual(x0_hat)
+    published = dataclasses.replace(solver, curvature=NoCurvature())
+    plain = published.correct(KEY, problem, x0_hat, now)
     step = law.matrix.T @ (law.y - law.matrix @ x0_hat) / 1e-3**2
-    plain = x0_hat + step / float(solver.penalty(now.sigma, 1.0))
+    expected = x0_hat + step / float(solver.penalty(now.sigma, 1.0))
+    np.testing.assert_allclose(plain, expected, **EXACT64)
     assert residual(plain) > 100 * residual(x0_hat)
+
+
+@pytest.mark.usefixtures("x64")
+def test_inverse_bench_steps_by_its_own_formulas():
+    """rho = 2 lambda s_y^2 / (sigma s)^2, s = 1 / sqrt(1 + sigma^2), lambda = 8.
+
+    With a singular system the minimiser of |y - A u|^2 + rho |u - D|^2, without one
+    D - grad |y - A D|^2 / rho; nothing is clipped, and all of the noise is fresh.
+    """
+    law = bed()
+    x, z = jnp.linspace(-9, 9, SIZE), np.linspace(1, -1, SIZE)
+    now, next = jax.tree.map(lambda leaf: leaf[1], grid().pairs())
+    sigma = float(now.sigma)
+    rho = 2 * 8 * NOISE_STD**2 / (sigma / np.sqrt(1 + sigma**2)) ** 2
+    x0_hat = law.denoise(np.asarray(x), sigma)
+    data = law.matrix.T @ (law.y - law.matrix @ x0_hat)
+    normal = law.matrix.T @ law.matrix + rho * np.eye(SIZE)
+    expected = {
+        DiffPIR.inverse_bench(): x0_hat + np.linalg.solve(normal, data),
+        FirstOrderDiffPIR.inverse_bench_without_curvature(): x0_hat + 2 * data / rho,
+    }
+    for solver, u in expected.items():
+        estimate = solver.bound(law.prior().denoise(x, now.sigma))
+        found = solver.correct(KEY, law.problem(), estimate, now)
+        np.testing.assert_allclose(found, u, **EXACT64)
+        moved = solver.renoise(x, estimate, found, (now, next), jnp.asarray(z))
+        np.testing.assert_allclose(moved, u + float(next.sigma) * z, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("task", "lambda_", "image_unit"),
+    [("gaussian_deblurring", 7.0, 0.5), ("super_resolution_x4_imagenet", 35.0, 1.0)],
+)
+def test_the_released_first_order_step(task, lambda_, image_unit):
+    """D - grad |r|^2 / 2 / rho, rho of noise on [0, 1].
+
+    r is the residual on [0, 1] (unit 1/2) or on [-1, 1], D always on [-1, 1].
+    """
+    law = bed()
+    now = jax.tree.map(lambda leaf: leaf[1], grid().pairs()[0])
+    x0_hat = np.linspace(-1, 1, SIZE)
+    rho = lambda_ * (NOISE_STD / 2) ** 2 / float(now.sigma) ** 2
+    residual = image_unit * (law.matrix @ x0_hat - law.y)
+    expected = x0_hat - image_unit * law.matrix.T @ residual / rho
+    solver = FirstOrderDiffPIR.released_code_without_curvature(task)
+    found = solver.correct(KEY, law.problem(), jnp.asarray(x0_hat), now)
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_deepinv_weighs_the_estimate_twice():
+    """prox with gamma = 1 / (2 rho) of |A x - y|^2 / 2, all of it on [0, 1]."""
+    law, solver = bed(), DiffPIR.deepinv()
+    now = jax.tree.map(lambda leaf: leaf[1], grid().pairs()[0])
+    x0_hat = np.linspace(-1, 1, SIZE)
+    rho = 7 * (NOISE_STD / 2) ** 2 / float(now.sigma) ** 2
+    normal = law.matrix.T @ law.matrix / (2 * rho) + np.eye(SIZE)
+    expected = np.linalg.solve(normal, law.matrix.T @ law.y / (2 * rho) + x0_hat)
+    found = solver.correct(KEY, law.problem(), jnp.asarray(x0_hat), now)
+    np.testing.assert_allclose(found, expected, **EXACT64)
+    assert (solver.zeta, solver.grid.num_steps) == (0.1, 100)
 
 
 @pytest.mark.usefixtures("x64")

@@ -11,7 +11,7 @@ import pytest
 from diffctl.core import DiffusionPrior
 from diffctl.diffusion import NoiseGrid
 from diffctl.numerics.descent import Descent
-from diffctl.operators import GaussianNoise
+from diffctl.operators import FunctionOperator, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
@@ -207,6 +207,11 @@ def test_published_settings():
     assert inpainting.descent.hyperparams["learning_rate"] == 0.25
     assert inpainting.data_loss is averaged_residual
     assert inpainting.grid.time[:2].tolist() == [999, 998]
+    noiseless = REDDiff.released_code("box_inpainting_noiseless")
+    assert (noiseless.reg_weight, noiseless.posterior_std) == (0.25, 1e-4)
+    batch = REDDiff.released_batch(num_steps=10)
+    assert batch.reg_weight == 1.0
+    assert batch.descent.hyperparams["learning_rate"] == 0.1
     bench = REDDiff.inverse_bench(num_steps=100)
     assert bench.weight is red_diff.constant_weight
     assert bench.descent.hyperparams["learning_rate"] == 0.02
@@ -217,3 +222,18 @@ def test_published_settings():
     np.testing.assert_allclose(
         start.mu, np.linalg.pinv(law.matrix) @ law.y, rtol=1e-4, atol=1e-5
     )
+
+
+def test_published_settings_of_a_task_without_pseudo_inverse():
+    """The guess of the code for high dynamic range; A^+ y is refused."""
+    y = jnp.linspace(-1, 1, SIZE)
+    clipped = FunctionOperator.create(lambda x: jnp.clip(2 * x, -1, 1), (SIZE,))
+    problem = Problem(y=y, operator=clipped, noise=GaussianNoise(std=0.1))
+    settings = {"num_steps": 2, "first_guess": lambda problem, like: problem.y / 2}
+    solver = REDDiff.released_code("high_dynamic_range", **settings)
+    start = solver.init(KEY, problem, bed().prior())[0]
+    np.testing.assert_array_equal(start.mu, y / 2)
+    assert solver.descent.hyperparams["learning_rate"] == 0.5
+    linear = REDDiff.released_code("high_dynamic_range", num_steps=2)
+    with pytest.raises(TypeError, match="start that does not invert"):
+        linear.init(KEY, problem, bed().prior())

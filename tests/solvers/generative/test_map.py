@@ -48,6 +48,27 @@ def test_linear_generator(weight):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("preset", "unit", "c_z"),
+    [(LatentMAP.released_mnist, 0.5, 0.1), (LatentMAP.released_celeba, 1.0, 0.001)],
+)
+def test_the_published_objective_is_the_same_up_to_its_unit(preset, unit, c_z):
+    """mean (unit r)^2 + c_z |z|^2 with residuals r on [-1, 1], times a constant."""
+    law, prior = bed(), generator(TanhGenerator)
+    solver = preset(law.problem())
+
+    def published(z):
+        residual = unit * (law.y - law.matrix @ np.asarray(prior.decode(z)))
+        return np.mean(residual**2) + c_z * np.sum(z**2)
+
+    latents = np.array([[0.4, -0.2], [-1.0, 0.7], [2.0, 0.1]])
+    ours = [solver.objective(z, law.problem(), prior)[0] for z in latents]
+    theirs = [published(z) for z in latents]
+    factor = law.y.size / (2 * (unit * NOISE_STD) ** 2)
+    np.testing.assert_allclose(np.diff(ours), factor * np.diff(theirs), **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
 def test_without_a_prior_the_null_space_keeps_its_start():
     """One measurement of two latents: the rest of z is where it was drawn."""
     law, prior = bed(), generator()

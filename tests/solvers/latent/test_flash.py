@@ -7,11 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.diffusion import NoiseGrid
+from diffctl.diffusion import Ancestral, NoiseGrid
 from diffctl.priors import LinearAutoencoder, SeverityEncoderPrior, severity_loss
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import LDPS, FlashDiffusion, solve
-from diffctl.solvers.latent.flash import bare_start, noised_start, start_level
+from diffctl.solvers.latent.base import scaled_linear_grid
+from diffctl.solvers.latent.flash import (
+    bare_start,
+    noised_start,
+    start_level,
+    unscaled_start,
+)
 from tests.affine import affine_map
 from tests.solvers.latent.bed import LATENT, SIZE, grid, latent_bed
 from tests.tolerances import EXACT64
@@ -88,6 +94,9 @@ def test_which_start_has_the_law_of_the_level():
         return np.asarray(found.matrix) @ rough @ np.asarray(found.matrix).T + spread
 
     np.testing.assert_allclose(covariance(bare_start), rough, **EXACT64)
+    np.testing.assert_allclose(
+        covariance(unscaled_start), (1 + variance) * rough, **EXACT64
+    )
     gain = (1 + variance) * (1 - variance)
     white = variance + variance / (1 - variance)  # relative to the signal
     expected = gain * (law.covariance + white * np.eye(LATENT))
@@ -116,6 +125,38 @@ def test_it_goes_on_from_the_start_and_counts_what_is_left():
     np.testing.assert_allclose(found.stats.misfit[:start], waiting, **EXACT64)
 
 
+@pytest.mark.usefixtures("x64")
+def test_resample_goes_on_from_the_start():
+    """Its stages are those of the levels that are left, and its last fit is made."""
+    levels = scaled_linear_grid(16, 0.0015, 0.0195)
+    sigma, start = np.asarray(levels.sigma), 5
+    law, prior = latent_bed(), _prior(variance=sigma[start] ** 2)
+    released = FlashDiffusion.released_resample("gaussian_deblurring", levels)
+    fit = dataclasses.replace(released.inner.pixels, num_steps=4)
+    inner = dataclasses.replace(released.inner, pixels=fit, latents=fit, every=3)
+    solver = dataclasses.replace(released, inner=inner, correction=0.01)
+    found = solve(KEY, law.problem(), prior, solver)
+
+    noise_key, inner_key = jax.random.split(KEY)
+    latent, variance = prior.estimate_latent(law.problem().y)
+    noise = jax.random.normal(noise_key, (LATENT,))
+    z = noised_start(latent, 0.01 * variance, levels.sigma[start], noise)
+    _, xs = inner.init(inner_key, law.problem(), prior)
+
+    @jax.jit
+    def go_on(z, left):
+        def step(z, at):
+            return inner.step(z, at, law.problem(), prior)[0], None
+
+        return inner.finalize(jax.lax.scan(step, z, left)[0], law.problem(), prior)
+
+    expected = go_on(z, jax.tree.map(lambda leaf: leaf[start:], xs))
+    np.testing.assert_allclose(found.x, expected, **EXACT64)
+    stages = np.asarray(xs[3])[start:]
+    assert set(stages) == {0, 1, 2}
+    assert found.stats.nfe_fwd == stages.size + np.sum(stages > 0)
+
+
 def test_the_inner_solver_is_checked():
     law = latent_bed()
     solver = FlashDiffusion(inner=LDPS(grid=grid()))
@@ -130,6 +171,9 @@ def test_released_settings():
     assert (ldps.inner.guidance_scale, ldps.correction) == (3.0, 1.2)
     assert (gml.inner.guidance_scale, gml.inner.gluing_scale) == (10.0, 0.05)
     assert (psld.inner.guidance_scale, psld.inner.gluing_scale) == (2.0, 0.2)
+    assert isinstance(psld.inner.reverse, Ancestral)
+    resample = FlashDiffusion.released_resample("random_inpainting", grid())
+    assert (resample.inner.gamma, resample.correction) == (200.0 * 5 / 1000, 1.2)
 
 
 @pytest.mark.usefixtures("x64")

@@ -166,6 +166,9 @@ def test_released_psld():
     assert (solver.guidance_scale, solver.gluing_scale) == (0.9, 0.1)
     assert solver.correction is cubic_correction
     assert PSLD.released_code("motion_deblurring").correction is residual_correction
+    stable = PSLD.released_stable_diffusion(num_steps=10)
+    assert (stable.guidance_scale, stable.gluing_scale) == (0.1, 0.01)
+    assert stable.prediction_noise == 0.05
     noisy = dataclasses.replace(solver, correction=adjoint_correction, gluing_scale=0.0)
     z = np.linspace(-1, 1, LATENT)
     pair = (jnp.asarray(z), jnp.asarray(law.decode(z)))

@@ -9,16 +9,16 @@ import pytest
 
 from diffctl.numerics import Descent
 from diffctl.solvers import LDPS, ReSample, solve
-from diffctl.solvers.latent.base import latent_problem
+from diffctl.solvers.latent.base import latent_problem, scaled_linear_grid
+from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.resample import (
-    Fit,
-    consistency_stages,
+    SlippedEuler,
     paper_variance,
-    released_threshold,
     released_unit,
     released_variance,
     resample,
 )
+from diffctl.solvers.latent.stages import by_index, later_thirds
 from tests.solvers.bed import draws
 from tests.solvers.latent.bed import LATENT, NOISE_STD, grid, latent_bed, unit
 from tests.tolerances import EXACT64
@@ -31,10 +31,20 @@ def _never(problem):
 
 
 def test_stages_of_the_released_settings():
-    stages = consistency_stages(500, 10)
+    stages = np.asarray(later_thirds(scaled_linear_grid(500), 10))
     left = 499 - np.flatnonzero(stages)
     assert list(left) == list(range(330, 0, -10))
     assert list(left[stages[499 - left] == 1]) == list(range(330, 160, -10))
+
+
+def test_stages_of_the_port_in_flash_diffusion():
+    levels = scaled_linear_grid(500)
+    stages, index = np.asarray(by_index(levels, 10)), np.asarray(levels.time[:-1])
+    consistent = index[stages > 0]
+    assert list(499 - np.flatnonzero(stages)) == list(range(370, 0, -10))
+    assert (consistent[0] <= 750) and (consistent[0] + 20 > 750)
+    np.testing.assert_array_equal(stages[stages > 0] == 1, consistent > 300)
+    assert set(stages) == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("x64")
@@ -72,6 +82,21 @@ def test_variances_and_mean_in_the_coordinates_of_the_paper():
 
 
 @pytest.mark.usefixtures("x64")
+def test_the_slip_of_the_released_code():
+    """Its estimate is seen by gradients and fits; the state moves as it should."""
+    law, now, next = latent_bed(), *jax.tree.map(lambda a: a[1], grid().pairs())
+    z, step = np.linspace(-2, 3, LATENT), SlippedEuler()
+    sigma = float(now.sigma)
+    a = 1 / (1 + sigma**2)
+    eps = (z - law.denoise(z, sigma)) / sigma
+    estimate = step.estimate(law.gaussian(), jnp.asarray(z), now)
+    slipped = (np.sqrt(a) * z - (1 - a) * eps) / np.sqrt(a)
+    np.testing.assert_allclose(estimate.x0_hat, slipped, **EXACT64)
+    moved = step.advance(jnp.asarray(z), estimate, now, next)
+    np.testing.assert_allclose(moved, z + (next.sigma - sigma) * eps, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
 def test_a_latent_fit_behind_a_linear_decoder_is_least_squares():
     law, start = latent_bed(), np.linspace(-1, 1, LATENT)
     both = law.matrix @ law.decoder
@@ -82,6 +107,23 @@ def test_a_latent_fit_behind_a_linear_decoder_is_least_squares():
     found = jax.jit(fit)(inside, jnp.asarray(start))
     expected = start - np.linalg.pinv(both) @ law.residual(start)
     # What descent does not see stays.
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_anchored_fit_is_a_ridge_solution():
+    law, start = latent_bed(), np.linspace(-1, 1, LATENT)
+    both = law.matrix @ law.decoder
+    fit = Fit(
+        descent=Descent.gradient(0.5, momentum=0.5),
+        num_steps=200,
+        threshold=_never,
+        anchor=0.3,
+    )
+    inside = latent_problem(law.problem(), law.prior())
+    found = jax.jit(fit)(inside, jnp.asarray(start))
+    normal = both.T @ both + 0.3 * np.eye(LATENT)
+    expected = start - np.linalg.solve(normal, both.T @ law.residual(start))
     np.testing.assert_allclose(found, expected, **EXACT64)
 
 
@@ -164,6 +206,11 @@ def test_released_settings():
     solver = ReSample.released_code(num_steps=20)
     assert solver.pixels.threshold is solver.latents.threshold is released_threshold
     assert solver.variance is released_variance
+    assert isinstance(solver.guided.reverse, SlippedEuler)
+    assert isinstance(solver.ahead, SlippedEuler)
     assert solver.pixels.descent.hyperparams["weight_decay"] == 0.01
     assert released_threshold(None) == 1e-6
     assert ReSample.default(grid()).pixels.num_steps == 2000
+    port = ReSample.flash_port(scaled_linear_grid(500), 2000.0)
+    assert (port.gamma, port.stages, port.latents.anchor) == (1000.0, by_index, 1.0)
+    assert (port.guided.guidance_scale, port.guided.reverse.eta) == (0.0, 1.0)

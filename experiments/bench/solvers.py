@@ -2,7 +2,8 @@
 
 A solve of a few steps is compared with scans of as many forwards and pull-backs, for
 the same number of particles, in the same process: `over_bare_calls` is what the
-arithmetic around the network costs. Compile times do not depend on the steps.
+arithmetic around the network costs. Compile times do not depend on the steps. Fifty
+steps, because checking the inputs and starting the program cost what they cost once.
 """
 
 import json
@@ -28,7 +29,7 @@ class Bench:
     """What to measure; times are medians of `repeats` interleaved runs."""
 
     repeats: int = 5
-    steps: int = 20
+    steps: int = 50
     solvers: tuple[str, ...] = tuple(SOLVERS)
 
 

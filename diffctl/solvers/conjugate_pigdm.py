@@ -58,8 +58,8 @@ class ConjugatePiGDM(ConjugateGuidance):
 
     DDIM for w = 0; as w grows, DDNM with eta = 0 but for the terms in g.
 
-    Requirements: a linear operator, whose pseudo-inverse is used; any noise model,
-    which is not.
+    Requirements: a linear operator, whose pseudo-inverse is used (`Truncated` keeps it
+    bounded); any noise model, which is not.
 
     Cost: T forwards and T VJPs for T levels of `grid`; memory of one VJP.
 

@@ -105,8 +105,9 @@ class DDNM(NullSpaceSolver):
         D+ = D + A^+ (y - A D)
         x' = D+ + sigma' (eta z + sqrt(1 - eta^2) eps_hat)
 
-    Requirements: a linear operator, whose pseudo-inverse is used. The noise model is
-    not: the result explains y exactly, noise included. Use `DDNMPlus` for noisy data.
+    Requirements: a linear operator, whose pseudo-inverse is used; `Truncated` keeps it
+    bounded. The noise model is not used: the result explains y exactly, noise included.
+    Use `DDNMPlus` for noisy data.
 
     Cost: T forwards, more with time travel (see `TimeTravel`); no derivative.
 

@@ -41,8 +41,8 @@ class ILVR(ReplacementSolver):
 
     With the pseudo-inverse as upsampling this is `ScoreSDE` with a hard projection.
 
-    Requirements: a linear operator, meant for down-sampling; the noise model is not
-    used.
+    Requirements: a linear operator, meant for down-sampling (`Truncated` keeps the
+    pseudo-inverse of others bounded); the noise model is not used.
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 

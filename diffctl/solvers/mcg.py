@@ -26,7 +26,8 @@ class MCG(Solver):
         x  <- x' + A^+ (y + sigma' A z - A x')
 
     Requirements: a linear operator, whose pseudo-inverse is used, and (nearly)
-    noise-free measurements: the result explains y exactly, and A^+ amplifies noise.
+    noise-free measurements: the result explains y exactly, and A^+ amplifies noise
+    (`Truncated` bounds by how much).
 
     Cost: T forwards and T VJPs for T levels of the grid.
 

@@ -175,8 +175,8 @@ class NoiselessPiGDM(PseudoinverseGuidance):
 
         x <- reverse step + weight J^T A^+ (y - A D)
 
-    Requirements: a linear operator, whose pseudo-inverse is used; any noise model,
-    which is not.
+    Requirements: a linear operator, whose pseudo-inverse is used (`Truncated` keeps it
+    bounded); any noise model, which is not.
 
     Cost: T forwards and T VJPs for T levels of `grid`; memory of one VJP.
 

@@ -77,17 +77,20 @@ class DiagonalMoment(MomentModel):
     """The diagonal of S, by m VJPs.
 
     Args:
-        chunk_size: VJPs at a time; all at once if None.
+        chunk_size: VJPs at a time, of which only the diagonal is kept: memory of
+            (chunk_size, m); all at once if None.
     """
 
-    chunk_size: int | None = static(default=None)
+    chunk_size: int | None = static(default=32)
 
     def solve(
         self, key: jax.Array, product: Product, residual: jax.Array, variance: jax.Array
     ) -> jax.Array:
-        basis = jnp.eye(residual.size, dtype=residual.dtype)
-        rows = chunked_vmap(product, chunk_size=self.chunk_size)(basis)
-        return residual / (jnp.maximum(jnp.diagonal(rows), 0) + variance)
+        def entry(i: jax.Array) -> jax.Array:
+            return product(jnp.zeros_like(residual).at[i].set(1))[i]
+
+        diagonal = chunked_vmap(entry, self.chunk_size)(jnp.arange(residual.size))
+        return residual / (jnp.maximum(diagonal, 0) + variance)
 
     def num_products(self, size: int) -> int:
         return size

@@ -138,6 +138,28 @@ def test_the_score_of_the_step_is_that_of_explicit_matrices(moment, model):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("chunk_size", [5, None])
+def test_the_diagonal_is_found_by_chunks(chunk_size):
+    """The same for all chunks, the last one short; no (m, m) array unless asked for."""
+    size = 37
+    weights = jnp.asarray(np.random.default_rng(4).uniform(size=size))
+    residual, variance = jnp.linspace(-1, 2, size), jnp.asarray(0.09)
+
+    def solved(residual):
+        def product(w):
+            return weights * w + 0.3 * jnp.roll(w, 1)
+
+        moment = DiagonalMoment(chunk_size=chunk_size)
+        return moment.solve(KEY, product, residual, variance)
+
+    np.testing.assert_allclose(
+        solved(residual), residual / (weights + variance), **EXACT64
+    )
+    program = jax.jit(solved).lower(residual).compile().as_text()
+    assert ("[37,37]" in program) == (chunk_size is None)
+
+
+@pytest.mark.usefixtures("x64")
 def test_random_signs_are_unbiased():
     """n = 4000 estimates from three probes each, k = 4 standard errors."""
     root = np.random.default_rng(3).normal(size=(SIZE, SIZE))

@@ -112,5 +112,5 @@ def test_without_a_cutoff_it_is_the_operator_itself():
 
 
 def test_a_cutoff_is_a_fraction():
-    with pytest.raises(ValueError, match="cutoff is 1.5; expected"):
+    with pytest.raises(ValueError, match="cutoff is"):
         Truncated.create(_blur(), cutoff=1.5)

@@ -43,6 +43,9 @@ from diffctl.solvers.clean_space.red_diff import (
     negative_log_likelihood as negative_log_likelihood,
 )
 from diffctl.solvers.clean_space.red_diff import squared_residual as squared_residual
+from diffctl.solvers.conjugate_expanded import (
+    ExpandedConjugatePiGDM as ExpandedConjugatePiGDM,
+)
 from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM as ConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import NoisyConjugatePiGDM as NoisyConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import (

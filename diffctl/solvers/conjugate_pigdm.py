@@ -100,9 +100,10 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
 
     Deviations: the paper and mandt-lab/c-pigdm expand in sigma_y^2 and leave terms out,
     so that many steps do not converge to the flow, and directions with small singular
-    values move the wrong way (`ExpandedConjugatePiGDM`). This converges. States start from the measurement through
-    the Wiener filter of the first level: A^+ y, as published, leaves noise / s_i in
-    directions of small s_i, which no later step takes back.
+    values move the wrong way (`ExpandedConjugatePiGDM`). This converges. States start
+    from the measurement through the Wiener filter of the first level: A^+ y, as
+    published, leaves noise / s_i in directions of small s_i, which no later step takes
+    back.
 
     Args: see `ConjugateGuidance`.
     """

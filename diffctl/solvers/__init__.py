@@ -76,6 +76,7 @@ from diffctl.solvers.generative.starts import pinv_start as pinv_start
 from diffctl.solvers.generative.starts import zero_start as zero_start
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
+from diffctl.solvers.ilvr import nearest_upsampling as nearest_upsampling
 from diffctl.solvers.ilvr import pseudo_inverse as pseudo_inverse
 from diffctl.solvers.kernels import HMC as HMC
 from diffctl.solvers.kernels import MALA as MALA

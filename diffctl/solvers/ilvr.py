@@ -33,6 +33,14 @@ def cubic_upsampling(operator: LinearOperator, y: Any) -> jax.Array:
     return jax.image.resize(y, operator.shape, "cubic")
 
 
+def nearest_upsampling(operator: LinearOperator, y: Any) -> jax.Array:
+    """Return the image y (h, w, C) with its pixels repeated to the operator's signal.
+
+    A right inverse of block averages, and nearly one of other down-sampling.
+    """
+    return jax.image.resize(y, operator.shape, "nearest")
+
+
 @pytree_dataclass
 class ILVR(ReplacementSolver):
     """Iterative Latent Variable Refinement (Choi et al., ICCV 2021).

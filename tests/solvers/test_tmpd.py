@@ -192,3 +192,32 @@ def test_calls_are_counted():
         solver = TMPD(grid=grid(), moment=moment)
         stats = solve(KEY, law.problem(), mixture(), solver).stats
         assert (stats.nfe_fwd, stats.nvjp) == (steps, per_step * steps)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("experiment", "num_steps", "sigma_max", "moment"),
+    [
+        ("gaussian_field", 1000, np.sqrt(np.expm1(12.505)), FullMoment),
+        ("gaussian_mixture", 1000, np.sqrt(np.expm1(12.55)), FullMoment),
+        ("cifar", 1000, 152.167, RowSums),
+        ("faces", 100, 348.0, RowSums),
+    ],
+)
+def test_released_settings(experiment, num_steps, sigma_max, moment):
+    solver = TMPD.released_code(experiment)
+    assert isinstance(solver.moment, moment)
+    np.testing.assert_allclose(
+        solver.grid.time[:-1], np.arange(num_steps, 0, -1) / num_steps, rtol=1e-12
+    )
+    np.testing.assert_allclose(solver.grid.sigma[0], sigma_max, rtol=1e-5)
+    if isinstance(solver.reverse, DDIM):
+        etas = {"gaussian_mixture": 0.4, "cifar": 1.0}
+        assert solver.reverse.eta == etas[experiment]
+    else:
+        # The schedule of its steps is that of its levels.
+        times = solver.grid.time[:-1]
+        np.testing.assert_allclose(
+            solver.reverse.schedule.sigma(times), solver.grid.sigma[:-1], rtol=1e-9
+        )
+    assert TMPD.released_code(experiment, num_steps=20).grid.num_steps == 20

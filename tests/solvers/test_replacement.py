@@ -205,8 +205,13 @@ def _released_step(task, problem, shape):
     now, next = jax.tree.map(lambda leaf: leaf[10], solver.guided.grid.pairs())
     keys, x = jax.random.split(KEY), jnp.linspace(-1, 2, 16).reshape(shape)
     prior = GaussianPrior.from_moments(x / 2, 0.2 * np.eye(16))
-    found, _ = solver.step(x, (now, next, KEY), problem, prior)
-    moved, _ = solver.guided.step(x, (now, next, keys[0]), problem, prior)
+
+    @jax.jit
+    def both(x):
+        found, _ = solver.step(x, (now, next, KEY), problem, prior)
+        return found, solver.guided.step(x, (now, next, keys[0]), problem, prior)[0]
+
+    found, moved = both(x)
     z = jax.random.normal(keys[1], problem.y.shape)
     return found, moved, problem.y + now.sigma * z, (now, next)
 

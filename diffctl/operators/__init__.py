@@ -45,4 +45,5 @@ from diffctl.operators.resampling import (
 )
 from diffctl.operators.resampling import BlockAverage as BlockAverage
 from diffctl.operators.separable import Separable as Separable
+from diffctl.operators.truncated import Truncated as Truncated
 from diffctl.operators.validation import validate_problem as validate_problem

@@ -130,7 +130,10 @@ class SpectralOperator(LinearOperator):
         return self.v(self.singular_values.astype(z.dtype) * z)
 
     def pinv(self, y: jax.Array) -> jax.Array:
-        """Return V diag(1/s) U^H y; singular values at rounding level count as zero."""
+        """Return V diag(1/s) U^H y; singular values at rounding level count as zero.
+
+        Small ones do not: `Truncated` is the operator without them.
+        """
         z = self.u_adjoint(y)
         inverse = self.inverse_singular_values(z.dtype)
         # A selection, not only a product: what was not observed may be NaN.

@@ -47,6 +47,9 @@ from diffctl.solvers.clean_space.red_diff import (
     negative_log_likelihood as negative_log_likelihood,
 )
 from diffctl.solvers.clean_space.red_diff import squared_residual as squared_residual
+from diffctl.solvers.conjugate_expanded import (
+    ExpandedConjugatePiGDM as ExpandedConjugatePiGDM,
+)
 from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM as ConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import NoisyConjugatePiGDM as NoisyConjugatePiGDM
 from diffctl.solvers.conjugate_pigdm import (
@@ -77,6 +80,7 @@ from diffctl.solvers.generative.starts import pinv_start as pinv_start
 from diffctl.solvers.generative.starts import zero_start as zero_start
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
+from diffctl.solvers.ilvr import nearest_upsampling as nearest_upsampling
 from diffctl.solvers.ilvr import pseudo_inverse as pseudo_inverse
 from diffctl.solvers.kernels import HMC as HMC
 from diffctl.solvers.kernels import MALA as MALA

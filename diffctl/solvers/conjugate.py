@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
-from diffctl.diffusion import VP, Euler, NoiseLevel, OneCallStep, Schedule
+from diffctl.diffusion import VP, Euler, NoiseGrid, NoiseLevel, OneCallStep, Schedule
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.levels import LevelSolver, estimate_with_pullback
@@ -49,9 +49,6 @@ class Coefficients:
     on_g: jax.Array
 
 
-Extra = Callable[[Psi], Coefficients]
-
-
 @pytree_dataclass
 class Parts:
     """What a step is made of, (*shape) each."""
@@ -65,6 +62,18 @@ class Parts:
         scalar = jax.tree.map(jnp.squeeze, weights)
         found = scalar.on_x0 * self.x0_hat + scalar.on_eps * self.eps
         return found + scalar.on_g * self.g
+
+
+def few_steps(
+    num_steps: int, time_max: float = 0.4, time_min: float = 1e-3
+) -> NoiseGrid:
+    """Return `num_steps` levels, equally spaced in VP time from `time_max`, then clean.
+
+    The published grid has `time_min` (sigma = 0.0105) as its last level, which here is
+    the clean one, so that no more network calls are spent.
+    """
+    times = np.linspace(time_max, time_min, num_steps + 1)[:-1]
+    return NoiseGrid.from_times(times, VP())
 
 
 def unmeasured(sigma: jax.Array) -> jax.Array:
@@ -110,12 +119,9 @@ class ConjugateGuidance(LevelSolver):
 
     @abc.abstractmethod
     def measured_change(
-        self, problem: Problem, parts: Parts, extra: Extra
+        self, problem: Problem, parts: Parts, levels: tuple[NoiseLevel, NoiseLevel]
     ) -> jax.Array:
-        """Return what measured directions add to the unmeasured step, (*shape).
-
-        `extra(psi)` are their weights, less those of unmeasured directions.
-        """
+        """Return what measured directions add to the unmeasured step, (*shape)."""
 
     def start(
         self, noise: jax.Array, problem: Problem, prior: DiffusionPrior
@@ -138,12 +144,7 @@ class ConjugateGuidance(LevelSolver):
         )
 
         free = self.coefficients(unmeasured, now, next)
-
-        def extra(psi: Psi) -> Coefficients:
-            weights = self.coefficients(psi, now, next)
-            return jax.tree.map(jnp.subtract, weights, free)
-
-        moved = parts.combine(free) + self.measured_change(problem, parts, extra)
+        moved = parts.combine(free) + self.measured_change(problem, parts, (now, next))
         trace = StepTrace(misfit=problem.misfit(x0_hat), calls=Calls(fwd=1, vjp=1))
         return moved, trace
 
@@ -157,7 +158,7 @@ class ConjugateGuidance(LevelSolver):
             seen = psi(sigma) - psi(next.sigma[None, None])
             return jnp.exp(tilt * (time - last) - weight * seen / 2)
 
-        u, measure = _nodes(jnp.arcsinh(next.sigma), jnp.arcsinh(now.sigma))
+        u, measure = nodes_between(jnp.arcsinh(next.sigma), jnp.arcsinh(now.sigma))
         sigma, tanh = jnp.sinh(u), jnp.tanh(u)
         time = self.schedule.time(sigma)
         inside = decay(sigma, time) * measure
@@ -173,12 +174,18 @@ class ConjugateGuidance(LevelSolver):
             on_g=-weight * jnp.sum(inside * tanh**2, 0),
         )
 
+    def extra(self, psi: Psi, now: NoiseLevel, next: NoiseLevel) -> Coefficients:
+        """Return the weights of (4), less those of unmeasured directions."""
+        weights = self.coefficients(psi, now, next)
+        free = self.coefficients(unmeasured, now, next)
+        return jax.tree.map(jnp.subtract, weights, free)
+
     def _rate(self, time: jax.Array) -> jax.Array:
         """Return beta = db/dt, (n, 1)."""
         return self.schedule.diffusion_squared(time)
 
 
-def _nodes(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nodes_between(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the nodes in [low, high] and their weights, (n, 1) each."""
     nodes, weights = np.polynomial.legendre.leggauss(_NUM_NODES)
     half = (high - low) / 2

@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import VP, NoiseGrid
+from diffctl.diffusion import NoiseLevel
 from diffctl.operators.base import (
     LinearOperator,
     Operator,
@@ -24,27 +23,18 @@ from diffctl.operators.base import (
 )
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.conjugate import (
+    Coefficients,
     ConjugateGuidance,
-    Extra,
     Parts,
     exactly_measured,
 )
+from diffctl.solvers.conjugate import few_steps as few_steps
 from diffctl.solvers.levels import towards_data
 from diffctl.solvers.pigdm import NonlinearInverse, estimate_variance
 from diffctl.solvers.requirements import linear, noise_std, spectral
 from diffctl.solvers.spectral import SpectralData
 
-
-def few_steps(
-    num_steps: int, time_max: float = 0.4, time_min: float = 1e-3
-) -> NoiseGrid:
-    """Return `num_steps` levels, equally spaced in VP time from `time_max`, then clean.
-
-    The published grid has `time_min` (sigma = 0.0105) as its last level, which here is
-    the clean one, so that no more network calls are spent.
-    """
-    times = np.linspace(time_max, time_min, num_steps + 1)[:-1]
-    return NoiseGrid.from_times(times, VP())
+Levels = tuple[NoiseLevel, NoiseLevel]
 
 
 @pytree_dataclass
@@ -58,8 +48,8 @@ class ConjugatePiGDM(ConjugateGuidance):
 
     DDIM for w = 0; as w grows, DDNM with eta = 0 but for the terms in g.
 
-    Requirements: a linear operator, whose pseudo-inverse is used; any noise model,
-    which is not.
+    Requirements: a linear operator, whose pseudo-inverse is used (`Truncated` keeps it
+    bounded); any noise model, which is not.
 
     Cost: T forwards and T VJPs for T levels of `grid`; memory of one VJP.
 
@@ -85,9 +75,9 @@ class ConjugatePiGDM(ConjugateGuidance):
         return towards_data(problem, x0_hat)
 
     def measured_change(
-        self, problem: Problem, parts: Parts, extra: Extra
+        self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
-        operator, weights = linear(problem), extra(exactly_measured)
+        operator, weights = linear(problem), self.extra(exactly_measured, *levels)
         seen = operator(parts.combine(weights))
         on_y = jnp.squeeze(weights.on_y)
         explained = jax.tree.map(lambda a, y: a + on_y * y, seen, problem.y)
@@ -110,9 +100,10 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
 
     Deviations: the paper and mandt-lab/c-pigdm expand in sigma_y^2 and leave terms out,
     so that many steps do not converge to the flow, and directions with small singular
-    values move the wrong way. This converges. States start from the measurement through
-    the Wiener filter of the first level: A^+ y, as published, leaves noise / s_i in
-    directions of small s_i, which no later step takes back.
+    values move the wrong way (`ExpandedConjugatePiGDM`). This converges. States start
+    from the measurement through the Wiener filter of the first level: A^+ y, as
+    published, leaves noise / s_i in directions of small s_i, which no later step takes
+    back.
 
     Args: see `ConjugateGuidance`.
     """
@@ -141,7 +132,7 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
         return operator.damped_pinv(residual, damping)
 
     def measured_change(
-        self, problem: Problem, parts: Parts, extra: Extra
+        self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
         operator, data = spectral(problem), SpectralData.of(problem)
         share = data.noise_std**2 / (data.s**2 + data.noise_std**2)  # q / (1 + q)
@@ -150,10 +141,8 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
             power = sigma**2
             return jnp.log1p(power) - share[None] * jnp.log1p(power / share[None])
 
-        weights = extra(psi)
-        x0_hat, eps, g = map(operator.v_adjoint, (parts.x0_hat, parts.eps, parts.g))
-        predicted = weights.on_x0 * x0_hat + weights.on_eps * eps
-        return operator.v(predicted + weights.on_g * g + weights.on_y * data.y)
+        weights = self.extra(psi, *levels)
+        return by_directions(operator, weights, parts, data)
 
 
 @pytree_dataclass
@@ -183,12 +172,21 @@ class NonlinearConjugatePiGDM(ConjugateGuidance):
         return self.first_guess(problem) - self._project(problem, x0_hat)
 
     def measured_change(
-        self, problem: Problem, parts: Parts, extra: Extra
+        self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
-        weights = extra(exactly_measured)
+        weights = self.extra(exactly_measured, *levels)
         projected = jax.tree.map(lambda part: self._project(problem, part), parts)
         on_y = jnp.squeeze(weights.on_y)
         return projected.combine(weights) + on_y * self.first_guess(problem)
 
     def _project(self, problem: Problem, x: jax.Array) -> jax.Array:
         return self.h_pinv(problem.operator, problem.operator(x))
+
+
+def by_directions(
+    operator: SpectralOperator, weights: Coefficients, parts: Parts, data: SpectralData
+) -> jax.Array:
+    """Return the sum of parts and data, weighted by singular directions, (*shape)."""
+    x0_hat, eps, g = map(operator.v_adjoint, (parts.x0_hat, parts.eps, parts.g))
+    predicted = weights.on_x0 * x0_hat + weights.on_eps * eps
+    return operator.v(predicted + weights.on_g * g + weights.on_y * data.y)

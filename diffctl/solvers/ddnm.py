@@ -14,6 +14,7 @@ eps_hat belongs to D, not to D+. (2) is the step of DDRM with eta_b = 1.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -28,17 +29,18 @@ from diffctl.operators.base import (
     SpectralOperator,
     WhiteNoise,
 )
-from diffctl.pytree import pytree_dataclass
+from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.levels import LevelSolver, standard_normal, towards_data
 from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.spectral import spectral_step
-from diffctl.solvers.travel import TimeTravel
+from diffctl.solvers.travel import TimeTravel, renoise_prediction
 
 _REFERENCE = (
     "Wang et al., Zero-Shot Image Restoration Using Denoising Diffusion Null-Space "
     "Model, ICLR 2023"
 )
 Levels = tuple[NoiseLevel, NoiseLevel]
+Room = Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
 
 
 def released_grid(num_steps: int = 100) -> NoiseGrid:
@@ -105,8 +107,9 @@ class DDNM(NullSpaceSolver):
         D+ = D + A^+ (y - A D)
         x' = D+ + sigma' (eta z + sqrt(1 - eta^2) eps_hat)
 
-    Requirements: a linear operator, whose pseudo-inverse is used. The noise model is
-    not: the result explains y exactly, noise included. Use `DDNMPlus` for noisy data.
+    Requirements: a linear operator, whose pseudo-inverse is used; `Truncated` keeps it
+    bounded. The noise model is not used: the result explains y exactly, noise included.
+    Use `DDNMPlus` for noisy data.
 
     Cost: T forwards, more with time travel (see `TimeTravel`); no derivative.
 
@@ -122,6 +125,15 @@ class DDNM(NullSpaceSolver):
     def released_code(cls, *, num_steps: int = 100) -> "DDNM":
         """Return the released settings: indices 990, 980, ..., 0 of 1000, eta 0.85."""
         return cls(grid=released_grid(num_steps))
+
+    @classmethod
+    def released_old_photo(cls, *, num_steps: int = 100) -> "DDNM":
+        """Return the released settings for old photos, the only ones that travel.
+
+        Back by two levels once, by noising the uncorrected prediction.
+        """
+        travel = TimeTravel(length=2, repeat=2, diffuse=renoise_prediction)
+        return cls(grid=released_grid(num_steps), travel=travel)
 
     def move(
         self,
@@ -180,6 +192,28 @@ class DDNMPlus(NullSpaceSolver):
         return spectral_step(problem, x, x0_hat, levels, noise, self.eta, 1.0)
 
 
+def paper_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
+    """Return w and g of (3) for the level `sigma` = sigma' and noise `std` of y."""
+    weight = jnp.minimum(1, safe_divide(sigma, std, otherwise=1))
+    return weight, safe_sqrt(sigma**2 - (weight * std) ** 2)
+
+
+def released_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
+    """Return w and g of the released code: w is too large, g too small.
+
+    It has a' = 1 / (1 + sigma'^2) where the root of a' belongs, and scales twice:
+
+        w = min(1, sqrt(1 - a'^2) / (a' sigma_y))
+        g = sigma' sqrt(1 - a'^2 - (w a' sigma_y)^2)
+
+    Even for sigma_y = 0 the noise is too small, by sqrt(1 - a'^2).
+    """
+    alphas_cumprod = 1 / (1 + sigma**2)
+    level, scaled = safe_sqrt(1 - alphas_cumprod**2), alphas_cumprod * std
+    weight = jnp.minimum(1, safe_divide(level, scaled, otherwise=1))
+    return weight, sigma * safe_sqrt(level**2 - (weight * scaled) ** 2)
+
+
 @pytree_dataclass
 class SimplifiedDDNMPlus(NullSpaceSolver):
     """DDNM+ without a singular system, for operators whose A^+ does not amplify noise.
@@ -195,13 +229,21 @@ class SimplifiedDDNMPlus(NullSpaceSolver):
     Cost: T forwards, more with time travel; no derivative of the network.
 
     Deviations: the released code writes alpha-bar where its root belongs, in both w and
-    g, and applies g to noise that is already scaled; not so here.
+    g, and applies g to noise that is already scaled; that is `released_code`.
 
-    Args: see `NullSpaceSolver`; eta = 1 is the paper's variant for DDPM.
+    Args: see `NullSpaceSolver`; eta = 1 is the paper's variant for DDPM; and
+        room: `(sigma', sigma_y) -> (w, g)`.
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, DiffusionPrior)
     requires_noise: ClassVar[type] = WhiteNoise
+
+    room: Room = static(default=paper_room)
+
+    @classmethod
+    def released_code(cls, *, num_steps: int = 100) -> "SimplifiedDDNMPlus":
+        """Return the released settings, the wrong noise of `released_room` included."""
+        return cls(grid=released_grid(num_steps), room=released_room)
 
     def move(
         self,
@@ -211,9 +253,8 @@ class SimplifiedDDNMPlus(NullSpaceSolver):
         levels: Levels,
         noise: jax.Array,
     ) -> jax.Array:
-        (now, next), std = levels, noise_std(problem)
-        weight = jnp.minimum(1, safe_divide(next.sigma, std, otherwise=1))
-        spread = safe_sqrt(next.sigma**2 - (weight * std) ** 2)
+        now, next = levels
+        weight, spread = self.room(next.sigma, noise_std(problem))
         eps_hat = (x - x0_hat) / now.sigma
         kept = safe_sqrt(1 - jnp.asarray(self.eta, x.dtype) ** 2) * eps_hat
         corrected = x0_hat + weight * towards_data(problem, x0_hat)

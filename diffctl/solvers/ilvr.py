@@ -33,6 +33,14 @@ def cubic_upsampling(operator: LinearOperator, y: Any) -> jax.Array:
     return jax.image.resize(y, operator.shape, "cubic")
 
 
+def nearest_upsampling(operator: LinearOperator, y: Any) -> jax.Array:
+    """Return the image y (h, w, C) with its pixels repeated to the operator's signal.
+
+    A right inverse of block averages, and nearly one of other down-sampling.
+    """
+    return jax.image.resize(y, operator.shape, "nearest")
+
+
 @pytree_dataclass
 class ILVR(ReplacementSolver):
     """Iterative Latent Variable Refinement (Choi et al., ICCV 2021).
@@ -41,8 +49,8 @@ class ILVR(ReplacementSolver):
 
     With the pseudo-inverse as upsampling this is `ScoreSDE` with a hard projection.
 
-    Requirements: a linear operator, meant for down-sampling; the noise model is not
-    used.
+    Requirements: a linear operator, meant for down-sampling (`Truncated` keeps the
+    pseudo-inverse of others bounded); the noise model is not used.
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 

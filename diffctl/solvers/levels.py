@@ -69,7 +69,11 @@ def standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def towards_data(problem: Problem, x: jax.Array) -> jax.Array:
-    """Return A^+ (y - A x), the least change that makes x explain the measurement."""
+    """Return A^+ (y - A x), the least change that makes x explain the measurement.
+
+    Only singular values at rounding level count as zeros. Those that are merely small
+    amplify the noise of y; `operators.Truncated` leaves them out.
+    """
     return linear(problem).pinv(problem.residual(x))
 
 

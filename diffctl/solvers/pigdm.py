@@ -14,15 +14,24 @@ sigma_d, p(x0 | x) is taken for N(D, r^2 I):
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
-from diffctl.diffusion import DDIM, NoiseLevel, OneCallStep, ddpm
+from diffctl.diffusion import (
+    DDIM,
+    VP,
+    NoiseLevel,
+    OneCallStep,
+    Renoise,
+    ddpm,
+    geometric,
+)
 from diffctl.operators.base import LinearOperator, Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
+from diffctl.solvers.conjugate import few_steps
 from diffctl.solvers.levels import (
     LevelSolver,
     estimate_with_pullback,
@@ -64,6 +73,28 @@ def red_diff_weight(
     return jnp.ones_like(now.sigma)
 
 
+def red_diff_weight_without_awd(
+    reverse: OneCallStep, now: NoiseLevel, next: NoiseLevel, variance: jax.Array
+) -> jax.Array:
+    """Return the weight of NVlabs/RED-diff with its `awd` off.
+
+    It is alphas_cumprod times the exact weight for signals of unit variance: too small.
+    """
+    return reverse.guidance_coefficient(now, next) / now.sigma**2
+
+
+def continuous_weight(
+    reverse: OneCallStep, now: NoiseLevel, next: NoiseLevel, variance: jax.Array
+) -> jax.Array:
+    """Return the weight of the PiGDM that mandt-lab/c-pigdm compares itself with.
+
+    An Euler step in VP time of the flow with the likelihood score times r^2, in its
+    coordinates beta (t - t') / 2. The grid needs times of the schedule `VP()`.
+    """
+    step = VP().diffusion_squared(now.time) * (now.time - next.time)
+    return step / 2 * (1 + now.sigma**2)
+
+
 @pytree_dataclass
 class PseudoinverseGuidance(LevelSolver):
     """Reverse steps with the pulled-back residual; subclasses say which residual.
@@ -86,6 +117,23 @@ class PseudoinverseGuidance(LevelSolver):
     guidance_scale: Any = 1.0
     signal_std: Any = 1.0
     weight: Weight = static(default=exact_weight)
+
+    @classmethod
+    def paper(cls, *, num_steps: int = 100, **fields: Any) -> Self:
+        """Return the paper's weights with eta = 1 on DDPM levels (20 to 100 steps).
+
+        `fields` are those without a default, such as `h_pinv`.
+        """
+        return cls(grid=ddpm(num_steps), weight=paper_weight, **fields)
+
+    @classmethod
+    def red_diff(cls, *, num_steps: int = 100, **fields: Any) -> Self:
+        """Return the settings in the configuration of NVlabs/RED-diff: eta = 0.
+
+        Its example scripts have eta = 1; `fields` as for `paper`.
+        """
+        reverse, weight = DDIM(eta=0.0), red_diff_weight
+        return cls(grid=ddpm(num_steps), reverse=reverse, weight=weight, **fields)
 
     @abc.abstractmethod
     def first_guess(self, problem: Problem) -> jax.Array:
@@ -133,7 +181,8 @@ class PiGDM(PseudoinverseGuidance):
     Deviations: the default weight is the one with which the reverse step would use the
     exact score of the model (for an isotropic Gaussian prior of standard deviation
     sigma_d the result is then the reverse process of the posterior itself). The paper
-    has `paper_weight`, public codes `red_diff_weight`; authors' code is not public.
+    has `paper_weight`, public codes `red_diff_weight` (NVlabs/RED-diff with A^+, as in
+    `NoiselessPiGDM`, whatever the noise); authors' code is not public.
     NVlabs/RED-diff also overwrites the observed pixels of a mask; this does not. States
     start from A^T (A A^T + (sigma_y / r)^2 I)^{-1} y and not from A^+ y: its noise in
     directions of small singular values stays for eta = 0.
@@ -145,15 +194,16 @@ class PiGDM(PseudoinverseGuidance):
     requires_noise: ClassVar[type] = WhiteNoise
 
     @classmethod
-    def paper(cls, *, num_steps: int = 100) -> "PiGDM":
-        """Return the paper's weights with eta = 1 on DDPM levels (20 to 100 steps)."""
-        return cls(grid=ddpm(num_steps), weight=paper_weight)
+    def inverse_bench(cls, *, num_steps: int = 100) -> "PiGDM":
+        """Return the settings of devzhk/InverseBench: levels 100 to 0.01, Renoise(0.2).
 
-    @classmethod
-    def red_diff(cls, *, num_steps: int = 100) -> "PiGDM":
-        """Return the settings in the configuration of NVlabs/RED-diff: eta = 0."""
-        reverse = DDIM(eta=0.0)
-        return cls(grid=ddpm(num_steps), reverse=reverse, weight=red_diff_weight)
+        Its weight is 1 too, which is not that of a posterior score.
+        """
+        return cls(
+            grid=geometric(num_steps, sigma_min=0.01, sigma_max=100.0),
+            reverse=Renoise(eta=0.2),
+            weight=red_diff_weight,
+        )
 
     def first_guess(self, problem: Problem) -> jax.Array:
         nothing = jnp.zeros(problem.operator.shape, self.grid.sigma.dtype)
@@ -175,8 +225,8 @@ class NoiselessPiGDM(PseudoinverseGuidance):
 
         x <- reverse step + weight J^T A^+ (y - A D)
 
-    Requirements: a linear operator, whose pseudo-inverse is used; any noise model,
-    which is not.
+    Requirements: a linear operator, whose pseudo-inverse is used (`Truncated` keeps it
+    bounded); any noise model, which is not.
 
     Cost: T forwards and T VJPs for T levels of `grid`; memory of one VJP.
 
@@ -184,6 +234,21 @@ class NoiselessPiGDM(PseudoinverseGuidance):
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, DiffusionPrior)
+
+    @classmethod
+    def c_pigdm_baseline(cls, *, num_steps: int = 20) -> "NoiselessPiGDM":
+        """Return the PiGDM that mandt-lab/c-pigdm compares itself with.
+
+        With its settings for Gaussian deblurring: the guided flow from VP time 0.4 on,
+        guidance 6. The score enters too weakly at every level (`continuous_weight`),
+        for which the guidance makes up.
+        """
+        return cls(
+            grid=few_steps(num_steps),
+            reverse=DDIM(eta=0.0),
+            guidance_scale=6.0,
+            weight=continuous_weight,
+        )
 
     def first_guess(self, problem: Problem) -> jax.Array:
         return linear(problem).pinv(problem.y)

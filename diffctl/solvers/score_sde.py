@@ -70,7 +70,8 @@ class ScoreSDE(ReplacementSolver):
         x <- x' + relaxation * A^+ (y + sigma' A z - A x')
 
     Requirements: a linear operator, whose pseudo-inverse is used, and (nearly)
-    noise-free measurements: the result explains y exactly, noise included.
+    noise-free measurements: the result explains y exactly, noise included, which A^+
+    amplifies (`Truncated` bounds by how much).
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 

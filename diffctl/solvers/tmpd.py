@@ -13,14 +13,22 @@ the symmetric part and no negative variances.
 """
 
 import abc
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
-from diffctl.diffusion import DDIM, OneCallStep
+from diffctl.diffusion import (
+    DDIM,
+    VE,
+    VP,
+    EulerMaruyama,
+    OneCallStep,
+    Schedule,
+    uniform,
+)
 from diffctl.numerics.batching import chunked_vmap
 from diffctl.numerics.vectors import from_vector, to_vector, vector_size
 from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
@@ -31,6 +39,7 @@ from diffctl.solvers.levels import (
     standard_normal,
 )
 from diffctl.solvers.requirements import linear, noise_std
+from diffctl.solvers.tasks import for_task
 
 Product = Callable[[jax.Array], jax.Array]  # w -> sigma^2 A J^T A^T w, (m,) each
 
@@ -77,17 +86,20 @@ class DiagonalMoment(MomentModel):
     """The diagonal of S, by m VJPs.
 
     Args:
-        chunk_size: VJPs at a time; all at once if None.
+        chunk_size: VJPs at a time, of which only the diagonal is kept: memory of
+            (chunk_size, m); all at once if None.
     """
 
-    chunk_size: int | None = static(default=None)
+    chunk_size: int | None = static(default=32)
 
     def solve(
         self, key: jax.Array, product: Product, residual: jax.Array, variance: jax.Array
     ) -> jax.Array:
-        basis = jnp.eye(residual.size, dtype=residual.dtype)
-        rows = chunked_vmap(product, chunk_size=self.chunk_size)(basis)
-        return residual / (jnp.maximum(jnp.diagonal(rows), 0) + variance)
+        def entry(i: jax.Array) -> jax.Array:
+            return product(jnp.zeros_like(residual).at[i].set(1))[i]
+
+        diagonal = chunked_vmap(entry, self.chunk_size)(jnp.arange(residual.size))
+        return residual / (jnp.maximum(diagonal, 0) + variance)
 
     def num_products(self, size: int) -> int:
         return size
@@ -136,6 +148,26 @@ class HutchinsonMoment(MomentModel):
         return self.num_probes
 
 
+class _Experiment(NamedTuple):
+    schedule: Schedule
+    num_steps: int
+    reverse: OneCallStep
+    moment: MomentModel
+
+
+_FIELD, _FACES = VP(beta_min=0.01, beta_max=25.0), VE(sigma_min=0.01, sigma_max=348.0)
+_RELEASED: Mapping[str, _Experiment] = {
+    "gaussian_field": _Experiment(
+        _FIELD, 1000, EulerMaruyama(schedule=_FIELD), FullMoment()
+    ),
+    "gaussian_mixture": _Experiment(
+        VP(beta_min=0.1, beta_max=25.0), 1000, DDIM(eta=0.4), FullMoment()
+    ),
+    "cifar": _Experiment(VP(), 1000, DDIM(eta=1.0), RowSums()),
+    "faces": _Experiment(_FACES, 100, EulerMaruyama(schedule=_FACES), RowSums()),
+}
+
+
 @pytree_dataclass
 class TMPD(LevelSolver):
     """Tweedie Moment Projected Diffusion (Boys et al., 2023).
@@ -171,6 +203,24 @@ class TMPD(LevelSolver):
 
     reverse: OneCallStep = DDIM(eta=1.0)
     moment: MomentModel = RowSums()
+
+    @classmethod
+    def released_code(cls, experiment: str, *, num_steps: int | None = None) -> "TMPD":
+        """Return the settings of bb515/tmpdjax for one of its experiments.
+
+        "gaussian_field" (VP, beta 0.01 to 25, Euler-Maruyama, noise 0.1),
+        "gaussian_mixture" (VP, beta 0.1 to 25, DDIM with eta 0.4, noise 1), "cifar"
+        (VP, DDIM with eta 1) with 1000 steps, and "faces" (VE up to 348,
+        Euler-Maruyama) with 100, unless `num_steps` says otherwise. Equally spaced in
+        time from 1 to 1 / num_steps; images have row sums, the others all moments.
+        """
+        settings = for_task(_RELEASED, experiment)
+        steps = settings.num_steps if num_steps is None else num_steps
+        return cls(
+            grid=uniform(steps, settings.schedule, 1.0, 1 / steps),
+            reverse=settings.reverse,
+            moment=settings.moment,
+        )
 
     def step(
         self, carry: jax.Array, x: Any, problem: Problem, prior: DiffusionPrior

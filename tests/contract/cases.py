@@ -81,6 +81,7 @@ from diffctl.solvers import (
     DiagonalMoment,
     DiffPIR,
     DMPlug,
+    ExpandedConjugatePiGDM,
     FirstOrderDiffPIR,
     FlashDiffusion,
     FlowMAP,
@@ -311,6 +312,10 @@ def cpigdm() -> ConjugatePiGDM:
 
 def cpigdm_noisy() -> NoisyConjugatePiGDM:
     return NoisyConjugatePiGDM(grid=grid(), tilt=-0.2)
+
+
+def cpigdm_expanded() -> ExpandedConjugatePiGDM:
+    return ExpandedConjugatePiGDM(grid=grid(), tilt=-0.2)
 
 
 def cpigdm_nonlinear() -> NonlinearConjugatePiGDM:
@@ -652,6 +657,7 @@ CASES = [
     Case("pigdm_nonlinear", pigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
     Case("cpigdm", cpigdm, mixture, linear_gaussian),
     Case("cpigdm_noisy", cpigdm_noisy, mixture, linear_gaussian),
+    Case("cpigdm_expanded", cpigdm_expanded, mixture, linear_gaussian, **_TWIN),
     Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_TWIN),
     Case("daps", daps, mixture, linear_gaussian),
     Case("dds", dds, mixture, linear_gaussian),

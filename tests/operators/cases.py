@@ -72,6 +72,13 @@ LINEAR: dict[str, Callable[[], ops.LinearOperator]] = {
     "blur-zero": lambda: ops.Blur.create(
         (5, 4, 1), jnp.array([[0.0, 0.1], [0.1, 1.0]]), ops.zero_padding
     ),
+    # Cuts off 16 of 48 directions.
+    "truncated": lambda: ops.Truncated.create(
+        ops.CircularBlur.create(SHAPE, _asymmetric_kernel(3, 2)), 0.2
+    ),
+    "truncated-complex": lambda: ops.Truncated.create(
+        ops.DenseMatrix.from_array(_complex_matrix()), 0.5
+    ),
     "dense-wide": lambda: ops.DenseMatrix.from_array(_random_matrix(5, 12, 5), (6, 2)),
     "dense-tall-rank-deficient": lambda: ops.DenseMatrix.from_array(
         _random_matrix(9, 6, 4)

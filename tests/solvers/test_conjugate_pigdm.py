@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
     DDNM,
     ConjugatePiGDM,
+    ExpandedConjugatePiGDM,
     NoisyConjugatePiGDM,
     NonlinearConjugatePiGDM,
     PiGDM,
@@ -300,6 +302,111 @@ def test_directions_of_tiny_singular_values_are_as_good_as_unmeasured(solver):
     np.testing.assert_allclose(*ends, rtol=0, atol=1e-3)
 
 
+def _released(weight, tilt, q, first, last):
+    """The weights of x0_hat, y, eps and g, as the released code integrates them.
+
+    k0, c2 and c3 are its coefficients, with a first-order inverse; q = (s_y / s_i)^2.
+    """
+
+    def b(t):
+        return 0.1 * t + 9.95 * t**2
+
+    def beta(t):
+        return 0.1 + 19.9 * t
+
+    def mu(t):
+        return np.exp(-b(t) / 2)
+
+    def std(t):
+        return np.sqrt(-np.expm1(-b(t)))
+
+    def k0(t):
+        return tilt * t + b(t) / 2
+
+    def c2(t):
+        return -weight * b(t) / 2
+
+    def c3(t):
+        return weight / 2 * np.expm1(k0(t) + c2(t)) * np.log(np.expm1(b(t)) + 1e-6)
+
+    def change(rate):
+        return quad(rate, first, last, epsabs=1e-13, epsrel=1e-12)[0]
+
+    def score(t):
+        p1 = np.exp(k0(t)) / std(t)
+        p2 = np.exp(k0(t)) * np.expm1(c2(t)) / std(t)
+        p2 -= weight * std(t) * np.exp(k0(t) + c2(t))
+        return beta(t) / 2 * (p1 + p2 + c3(t) * q * (1 / std(t) - weight * std(t)))
+
+    def jacobian(t):
+        both = np.exp(k0(t)) * (1 + np.expm1(c2(t))) + c3(t) * q
+        return weight * beta(t) / 2 * std(t) * mu(t) * both
+
+    def data(t):
+        both = np.exp(k0(t) + c2(t)) + c3(t) * q
+        return -weight * beta(t) / 2 * mu(t) * both
+
+    kept = np.exp(k0(first) + c2(first)) + c3(first) * q
+    kept *= 1 + tilt * (last - first)
+    inverse = np.exp(-k0(last)) * (1 + np.expm1(-c2(last)))
+    back = inverse - inverse * c3(last) * q * inverse
+    return (
+        back
+        / mu(last)
+        * np.asarray(
+            [
+                kept * mu(first),
+                change(data),
+                kept * std(first) + change(score),
+                change(jacobian),
+            ]
+        )
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("weight", "tilt"), [(2.0, -0.15), (0.7, 0.0), (15.0, 0.2)])
+def test_the_expansion_has_the_integrals_of_the_released_code(weight, tilt):
+    q = STD**2 / np.asarray([1.0, 0.6, 0.2]) ** 2
+    solver = ExpandedConjugatePiGDM(grid=grid(), guidance_scale=weight, tilt=tilt)
+    levels = vp_uniform(2, time_max=0.4, time_min=0.2)
+    now, next = jax.tree.map(lambda leaf: leaf[0], levels.pairs())
+    found = solver.expanded(jnp.asarray(q), now, next)
+    expected = [_released(weight, tilt, one, 0.4, 0.2) for one in q]
+    found = [found.on_x0, found.on_y, found.on_eps, found.on_g]
+    np.testing.assert_allclose(found, np.transpose(expected), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_expansion_without_noise_is_the_noise_free_form():
+    """The same integrals with and without integration by parts, also to 0."""
+    solver = ExpandedConjugatePiGDM(grid=grid(), guidance_scale=3.0, tilt=-0.2)
+    for pair in ((1.5, 0.5), (0.3, 0.0)):
+        now, next = map(oracle.level, pair)
+        found = solver.expanded(jnp.zeros(1), now, next)
+        expected = solver.coefficients(exactly_measured, now, next)
+        chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_expansion_does_not_converge_to_the_flow_of_noisy_measurements():
+    """More steps halve the error of the correct method, and none of the expansion's."""
+    law, (a, y) = bed(), _setting()
+    _, right = oracle.matrix(VALUES)
+    small, problem = right[:, 2], oracle.problem(a, y, STD)  # s = 0.2
+    errors = []
+    for kind in (NoisyConjugatePiGDM, ExpandedConjugatePiGDM):
+        sigma = float(few_steps(5).sigma[0])
+        exact = _flow(NoisyConjugatePiGDM, 2.0, _start(kind, sigma), sigma)
+        solvers = [kind(grid=few_steps(n), guidance_scale=2.0) for n in (200, 400)]
+        ends = [solve(KEY, problem, law.prior(), solver).x for solver in solvers]
+        errors.append([abs(small @ (end - exact)) for end in ends])
+    (coarse, fine), (released_coarse, released_fine) = errors
+    assert fine < 0.55 * coarse < 0.01
+    # Measured: 0.63 and 0.67.
+    assert released_fine > released_coarse > 0.5
+
+
 def _pinv(operator, y):
     return operator.pinv(y)
 
@@ -329,3 +436,6 @@ def test_published_settings(num_steps):
     noisy = NoisyConjugatePiGDM.super_resolution_x4(num_steps=num_steps)
     assert (exact.guidance_scale, exact.tilt) == (15.0, 0.0)
     assert (noisy.guidance_scale, noisy.tilt) == (2.0, -0.15)
+    released = ExpandedConjugatePiGDM.released_code(num_steps=num_steps)
+    assert (released.guidance_scale, released.tilt) == (2.0, -0.15)
+    np.testing.assert_array_equal(released.grid.sigma, levels.sigma)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffctl.diffusion import Renoise
-from diffctl.operators import Mask, Problem, WhiteNoise
+from diffctl.operators import GaussianNoise, Mask, Problem, WhiteNoise
 from diffctl.solvers import (
     DDNM,
     DDRM,
@@ -164,6 +164,36 @@ def test_simplified_ddnm_plus_is_exact_for_observed_pixels_only(sigma):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("std", [1e-9, STD, 5.0])
+def test_released_simplified_ddnm_plus_in_its_coordinates(std):
+    """On x sqrt(a'), with a' in place of its root and the noise scaled twice."""
+    law, sigmas = bed(), (1.5, 0.7)
+    solver = SimplifiedDDNMPlus.released_code()
+    x, x0_hat, z = (np.linspace(-1, end, SIZE) for end in (2, 1, -3))
+    problem = dataclasses.replace(law.problem(), noise=GaussianNoise(std=std))
+    found = solver.move(
+        problem, jnp.asarray(x), jnp.asarray(x0_hat), tuple(map(oracle.level, sigmas)),
+        jnp.asarray(z),
+    )  # fmt: skip
+    a = 1 / (1 + sigmas[1] ** 2)
+    level = np.sqrt(1 - a**2)
+    weight, room = 1.0, np.sqrt(max(level**2 - (a * std) ** 2, 0))
+    if level < a * std:
+        weight, room = level / (a * std), 0.0
+    pinv = np.linalg.pinv(law.matrix)
+    corrected = x0_hat - weight * pinv @ (law.matrix @ x0_hat - law.y)
+    eps = (x - x0_hat) / sigmas[0]
+    mixed = np.sqrt(1 - a) * (0.85 * z + np.sqrt(1 - 0.85**2) * eps)
+    expected = np.sqrt(a) * corrected + room * mixed
+    np.testing.assert_allclose(np.sqrt(a) * found, expected, **EXACT64)
+    correct = SimplifiedDDNMPlus(grid=grid()).room(jnp.asarray(0.7), std)
+    released = solver.room(jnp.asarray(0.7), std)
+    assert released[0] >= correct[0]
+    if std == 1e-9:  # the noise is too small even then
+        np.testing.assert_allclose(released[1] / correct[1], level, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
 def test_the_released_journey_forgets_the_correction():
     """x0_hat + sigma z, so that only the network's prediction travels."""
     law = bed()
@@ -204,5 +234,10 @@ def test_needs_and_released_settings():
         np.testing.assert_array_equal(solver.grid.time, expected)
     with pytest.raises(ValueError, match="num_steps is 30; expected a divisor"):
         DDNM.released_code(num_steps=30)
+    photos = DDNM.released_old_photo()
+    assert (photos.travel.length, photos.travel.repeat) == (2, 2)
+    assert photos.travel.diffuse is renoise_prediction
+    # Down by 99 steps and 49 journeys of two, and to the clean level.
+    assert photos.levels()[0].sigma.size == 100 + 49 * 2
     changed = dataclasses.replace(DDNM.released_code(), eta=1.0)
     assert changed.eta == 1.0

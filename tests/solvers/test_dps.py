@@ -22,6 +22,10 @@ from tests.tolerances import EXACT64, REORDER32, stat
 KEY = jax.random.key(3)
 
 
+def _unchanged(x):
+    return 1.0 * x
+
+
 def _likelihood_step(law, now, next):
     """One ancestral step with the exact weight of the plug-in likelihood score."""
     jacobian, pull = law.jacobian(now), law.matrix.T / NOISE_STD**2
@@ -76,37 +80,52 @@ def test_many_draws_have_the_propagated_moments():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("noise_std", [0.5, 0.7, 1.0])
-def test_flow_with_plug_in_likelihood_is_the_closed_form(noise_std):
+@pytest.mark.parametrize(
+    ("noise_std", "published"),
+    [
+        (0.5, (1.279976, 0.018316)),
+        (0.7, (1.085427, 0.129923)),
+        (1, (0.724778, 0.367879)),
+    ],
+)
+def test_flow_with_plug_in_likelihood_is_the_closed_form(noise_std, published):
     """Prior N(0, 1), y = x0 + s n: mean y sqrt(2 k) Dawson(sqrt(k / 2)), k = 1 / s^2.
 
     The variance collapses to exp(-k): DPS is not a posterior sampler.
     """
-    y, sigma_max, num_steps = 1.3, 300.0, 3000
+    y, sigma_max = 1.3, 1e8
     problem = Problem(
         y=jnp.asarray([y]),
-        operator=FunctionOperator.create(lambda x: 1.0 * x, (1,)),
-        noise=GaussianNoise(std=noise_std),
+        operator=FunctionOperator.create(_unchanged, (1,)),
+        noise=GaussianNoise(std=float(noise_std)),
     )
     prior = GaussianPrior.from_moments(np.zeros(1), np.eye(1))
-    levels = np.geomspace(sigma_max, 1e-3, num_steps)
-    solver = DPS(
-        grid=NoiseGrid.from_sigmas(levels), reverse=Euler(), guidance_scale=1.0,
-        cost=likelihood, unit=exact_unit,
-    )  # fmt: skip
     keys = jax.random.split(KEY, 2)
-    ends = jax.vmap(lambda key: solve(key, problem, prior, solver).x[0])(keys)
-    starts = [sigma * draws(key, (1,), 1)[0][0] for key in keys
-              for sigma in [np.sqrt(1 + sigma_max**2)]]  # fmt: skip
-    slope = (ends[1] - ends[0]) / (starts[1] - starts[0])
-    mean = ends[0] - slope * starts[0]
-    variance = slope**2 * (1 + sigma_max**2)
+    starts = np.sqrt(1 + sigma_max**2) * np.stack(
+        [draws(key, (1,), 1)[0][0] for key in keys]
+    )
+
+    def moments(num_steps):
+        """Mean and variance of the affine map from start to end."""
+        levels = NoiseGrid.from_sigmas(np.geomspace(sigma_max, 1e-5, num_steps))
+        solver = DPS(
+            grid=levels, reverse=Euler(), guidance_scale=1.0, cost=likelihood,
+            unit=exact_unit,
+        )  # fmt: skip
+        ends = jax.vmap(lambda key: solve(key, problem, prior, solver).x[0])(keys)
+        slope = (ends[1] - ends[0]) / (starts[1] - starts[0])
+        mean = ends[0] - slope * starts[0]
+        return np.asarray([mean / y, slope**2 * (1 + sigma_max**2)])
+
+    # Errors of the Euler steps of first and of second order, eliminated in turn.
+    coarse, fine, finer = (moments(n) for n in (2000, 4000, 8000))
+    first, second = 2 * fine - coarse, 2 * finer - fine
+    found = (4 * second - first) / 3
     kappa = noise_std**-2
-    # The Euler steps leave an error of order 1 / num_steps: measured, 7.7e-3.
-    error = {"rtol": 1e-2}
-    expected = y * np.sqrt(2 * kappa) * dawsn(np.sqrt(kappa / 2))
-    np.testing.assert_allclose(mean, expected, **error)
-    np.testing.assert_allclose(variance, np.exp(-kappa), **error)
+    mean = np.sqrt(2 * kappa) * dawsn(np.sqrt(kappa / 2))
+    # Measured: 4e-8. One of the three alone is off by 7e-3.
+    np.testing.assert_allclose(found, [mean, np.exp(-kappa)], rtol=2e-7)
+    np.testing.assert_allclose(found, published, atol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
@@ -149,6 +168,20 @@ def test_without_guidance_it_samples_the_prior():
     found = solve(KEY, law.problem(), prior, solver).x
     expected = by_hand(jnp.asarray(start), jnp.asarray(noise))
     chex.assert_trees_all_close(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_guidance_a_step_is_the_reverse_step_bit_for_bit():
+    """Operation by operation: two compiled programs may round differently."""
+    law, prior = bed(), mixture()
+    solver = DPS(grid=grid(), guidance_scale=0.0)
+    x = jnp.linspace(-1, 2, SIZE)
+    for index in (2, -1):
+        now, next = jax.tree.map(lambda leaf, i=index: leaf[i], grid().pairs())
+        found, _ = solver.step(x, (now, next, KEY), law.problem(), prior)
+        noise = jax.random.normal(KEY, x.shape, x.dtype)
+        expected = solver.reverse(prior, x, now, next, noise)
+        chex.assert_trees_all_equal(found, expected)
 
 
 def _nothing(x):

@@ -17,7 +17,13 @@ from diffctl.operators import (
 )
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import NoiselessPiGDM, NonlinearPiGDM, PiGDM, solve
-from diffctl.solvers.pigdm import exact_weight, paper_weight, red_diff_weight
+from diffctl.solvers.pigdm import (
+    continuous_weight,
+    exact_weight,
+    paper_weight,
+    red_diff_weight,
+    red_diff_weight_without_awd,
+)
 from tests.solvers.bed import NOISE_STD, SIZE, bed, draws, grid, mixture
 from tests.tolerances import EXACT64
 
@@ -121,6 +127,12 @@ def test_weights_in_the_coordinates_of_the_paper(eta):
             exact_weight: gamma / variance,
             paper_weight: np.sqrt(ab_t),
             red_diff_weight: np.sqrt(ab_s * ab_t),
+            red_diff_weight_without_awd: np.sqrt(ab_t)
+            * (np.sqrt(ab_s) - on_eps * np.sqrt(ab_t) / np.sqrt(1 - ab_t)),
+            continuous_weight: np.sqrt(ab_s / ab_t)
+            * (0.1 + 19.9 * float(now.time))
+            * float(now.time - next.time)
+            / 2,
         }
         # x_vp' = sqrt(ab_s) x', and J^T v = sqrt(ab_t) g.
         for weight, expected in published.items():
@@ -223,8 +235,52 @@ def test_nonlinear_pull(function, inverse):
     assert solve(KEY, problem, mixture(), solver).status == 0
 
 
-def test_published_settings():
-    paper, red_diff = PiGDM.paper(num_steps=20), PiGDM.red_diff()
+@pytest.mark.parametrize("kind", [PiGDM, NoiselessPiGDM, NonlinearPiGDM])
+def test_published_settings(kind):
+    fields = {"h_pinv": _pinv} if kind is NonlinearPiGDM else {}
+    paper, red_diff = kind.paper(num_steps=20, **fields), kind.red_diff(**fields)
+    assert type(paper) is type(red_diff) is kind
     assert (paper.reverse.eta, paper.weight) == (1.0, paper_weight)
     assert (red_diff.reverse.eta, red_diff.weight) == (0.0, red_diff_weight)
     assert (paper.grid.num_steps, red_diff.grid.num_steps) == (20, 100)
+
+
+@pytest.mark.usefixtures("x64")
+def test_inverse_bench_has_unit_weight_on_its_own_renoising_step():
+    """D + sqrt(1 - 0.2^2) s'/s (x - D) + 0.2 s' z + J^T v, from 100 to 0.01."""
+    law, x = bed(), np.linspace(-1, 2, SIZE)
+    solver = PiGDM.inverse_bench()
+    np.testing.assert_allclose(
+        np.asarray(solver.grid.sigma[:-1]), np.geomspace(100, 0.01, 100), rtol=1e-9
+    )
+    now, next = jax.tree.map(lambda leaf: leaf[60], solver.grid.pairs())
+    found, _ = solver.step(jnp.asarray(x), (now, next, KEY), law.problem(), law.prior())
+    sigma, x0_hat = float(now.sigma), law.denoise(x, float(now.sigma))
+    gram = law.matrix @ law.matrix.T
+    gram += NOISE_STD**2 * (1 + sigma**2) / sigma**2 * np.eye(law.y.size)
+    pull = law.matrix.T @ np.linalg.solve(gram, law.y - law.matrix @ x0_hat)
+    z = np.asarray(jax.random.normal(KEY, (SIZE,)))
+    kept = np.sqrt(0.96) * float(next.sigma) / sigma * (x - x0_hat)
+    renoised = x0_hat + kept + 0.2 * float(next.sigma) * z
+    np.testing.assert_allclose(
+        found, renoised + law.jacobian(sigma).T @ pull, **EXACT64
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_baseline_of_c_pigdm_is_its_euler_step_in_vp_time():
+    """For x_bar = exp(b / 2) x_vp, with the guided part by beta dt exp(b / 2) / 2."""
+    law, x = bed(), np.linspace(-1, 2, SIZE)
+    solver = NoiselessPiGDM.c_pigdm_baseline()
+    assert (solver.grid.num_steps, float(solver.grid.time[0])) == (20, 0.4)
+    now, next = jax.tree.map(lambda leaf: leaf[3], solver.grid.pairs())
+    found, _ = solver.step(jnp.asarray(x), (now, next, KEY), law.problem(), law.prior())
+    t, span = float(now.time), float(now.time - next.time)
+    sigma, grown = float(now.sigma), np.exp((0.1 * t + 9.95 * t**2) / 2)
+    np.testing.assert_allclose(grown**2, 1 + sigma**2, **EXACT64)
+    x0_hat = law.denoise(x, sigma)
+    pull = np.linalg.pinv(law.matrix) @ (law.y - law.matrix @ x0_hat)
+    guided = grown * law.jacobian(sigma).T @ pull  # d x0_hat / d x_vp
+    unguided = x + (float(next.sigma) - sigma) * (x - x0_hat) / sigma
+    expected = unguided + 6 * (0.1 + 19.9 * t) * span / 2 * grown * guided
+    np.testing.assert_allclose(found, expected, **EXACT64)

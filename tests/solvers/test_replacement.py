@@ -9,6 +9,7 @@ import pytest
 
 from diffctl.diffusion import Ancestral, Euler
 from diffctl.operators import BlockAverage, GaussianNoise, Mask, Problem
+from diffctl.priors import GaussianPrior
 from diffctl.solvers import (
     DPS,
     ILVR,
@@ -196,3 +197,57 @@ def test_mcg_explains_the_measurement_exactly_and_without_guidance_is_score_sde(
     ]
     np.testing.assert_allclose(*pair, **EXACT64)
     assert MCG.dps_paper("box_inpainting", num_steps=20).guided.guidance_scale == 2.0
+
+
+def _released_step(task, problem, shape):
+    """A step of the preset, the DPS step in it, the noise of y and the levels."""
+    solver = MCG.released_code(task, num_steps=20)
+    now, next = jax.tree.map(lambda leaf: leaf[10], solver.guided.grid.pairs())
+    keys, x = jax.random.split(KEY), jnp.linspace(-1, 2, 16).reshape(shape)
+    prior = GaussianPrior.from_moments(x / 2, 0.2 * np.eye(16))
+
+    @jax.jit
+    def both(x):
+        found, _ = solver.step(x, (now, next, KEY), problem, prior)
+        return found, solver.guided.step(x, (now, next, keys[0]), problem, prior)[0]
+
+    found, moved = both(x)
+    z = jax.random.normal(keys[1], problem.y.shape)
+    return found, moved, problem.y + now.sigma * z, (now, next)
+
+
+@pytest.mark.usefixtures("x64")
+def test_released_mcg_turns_a_masked_image_into_its_negative_and_noise():
+    shape = (4, 4, 1)
+    mask = Mask.half(shape)
+    y = mask(jnp.linspace(1, -1, 16).reshape(shape))
+    problem = Problem(y=y, operator=mask, noise=GaussianNoise(std=0.1))
+    found, moved, noisy, (now, next) = _released_step("box_inpainting", problem, shape)
+    unit = np.sqrt((1 + next.sigma**2) / (1 + now.sigma**2))
+    expected = np.where(mask.mask > 0, -moved, unit * noisy)
+    np.testing.assert_allclose(found, expected, **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_released_mcg_repeats_pixels_for_super_resolution():
+    """In its coordinates x' + up(y_t - A x'), y_t noisy at the level that is left."""
+    shape = (4, 4, 1)
+    operator = BlockAverage.create(shape, 2)
+    y = jnp.linspace(-1, 1, 4).reshape(2, 2, 1)
+    problem = Problem(y=y, operator=operator, noise=GaussianNoise(std=0.1))
+    found, moved, noisy, (now, next) = _released_step(
+        "super_resolution_x4", problem, shape
+    )
+    y_vp = noisy / np.sqrt(1 + now.sigma**2)
+    x_vp = moved / np.sqrt(1 + next.sigma**2)
+    gap = (y_vp - operator(x_vp)).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_allclose(
+        found / np.sqrt(1 + next.sigma**2), x_vp + gap, **EXACT64
+    )
+
+
+def test_released_mcg_has_the_step_sizes_of_dps_and_linear_tasks_only():
+    solver = MCG.released_code("gaussian_deblurring", num_steps=20)
+    assert (solver.guided.guidance_scale, solver.guided.grid.num_steps) == (0.3, 20)
+    with pytest.raises(ValueError, match="no published settings"):
+        MCG.released_code("phase_retrieval")

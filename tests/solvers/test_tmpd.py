@@ -138,6 +138,28 @@ def test_the_score_of_the_step_is_that_of_explicit_matrices(moment, model):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("chunk_size", [5, None])
+def test_the_diagonal_is_found_by_chunks(chunk_size):
+    """The same for all chunks, the last one short; no (m, m) array unless asked for."""
+    size = 37
+    weights = jnp.asarray(np.random.default_rng(4).uniform(size=size))
+    residual, variance = jnp.linspace(-1, 2, size), jnp.asarray(0.09)
+
+    def solved(residual):
+        def product(w):
+            return weights * w + 0.3 * jnp.roll(w, 1)
+
+        moment = DiagonalMoment(chunk_size=chunk_size)
+        return moment.solve(KEY, product, residual, variance)
+
+    program = jax.jit(solved).lower(residual).compile()
+    np.testing.assert_allclose(
+        program(residual), residual / (weights + variance), **EXACT64
+    )
+    assert ("[37,37]" in program.as_text()) == (chunk_size is None)
+
+
+@pytest.mark.usefixtures("x64")
 def test_random_signs_are_unbiased():
     """n = 4000 estimates from three probes each, k = 4 standard errors."""
     root = np.random.default_rng(3).normal(size=(SIZE, SIZE))
@@ -170,3 +192,32 @@ def test_calls_are_counted():
         solver = TMPD(grid=grid(), moment=moment)
         stats = solve(KEY, law.problem(), mixture(), solver).stats
         assert (stats.nfe_fwd, stats.nvjp) == (steps, per_step * steps)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("experiment", "num_steps", "sigma_max", "moment"),
+    [
+        ("gaussian_field", 1000, np.sqrt(np.expm1(12.505)), FullMoment),
+        ("gaussian_mixture", 1000, np.sqrt(np.expm1(12.55)), FullMoment),
+        ("cifar", 1000, 152.167, RowSums),
+        ("faces", 100, 348.0, RowSums),
+    ],
+)
+def test_released_settings(experiment, num_steps, sigma_max, moment):
+    solver = TMPD.released_code(experiment)
+    assert isinstance(solver.moment, moment)
+    np.testing.assert_allclose(
+        solver.grid.time[:-1], np.arange(num_steps, 0, -1) / num_steps, rtol=1e-12
+    )
+    np.testing.assert_allclose(solver.grid.sigma[0], sigma_max, rtol=1e-5)
+    if isinstance(solver.reverse, DDIM):
+        etas = {"gaussian_mixture": 0.4, "cifar": 1.0}
+        assert solver.reverse.eta == etas[experiment]
+    else:
+        # The schedule of its steps is that of its levels.
+        times = solver.grid.time[:-1]
+        np.testing.assert_allclose(
+            solver.reverse.schedule.sigma(times), solver.grid.sigma[:-1], rtol=1e-9
+        )
+    assert TMPD.released_code(experiment, num_steps=20).grid.num_steps == 20

@@ -5,7 +5,7 @@ steps a budget allows. What a step is depends on the solver: a noise level, an
 iteration, a level that a whole cloud of particles passes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffctl.cli.solver_table import SOLVERS, Build
@@ -15,8 +15,8 @@ from experiments.common.solving import count_calls
 
 OWN = "own"
 
-# Fewer noise levels than these are no diffusion.
-_FEWEST, _NEXT = 3, 5
+# Fewer noise levels are no diffusion; grids that divide 1000 levels take these two.
+_FEWEST, _NEXT = 4, 5
 
 
 def _doc(task: str, prior: Any, steps: int | None) -> Solver:
@@ -69,4 +69,15 @@ def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | Non
     per_step = (calls(_NEXT) - fewest) / (_NEXT - _FEWEST)
     if fewest > int(budget) or not per_step:
         return None
-    return build(task, prior, _FEWEST + int((int(budget) - fewest) / per_step))
+    most = _FEWEST + int((int(budget) - fewest) / per_step)
+    return _with_most_steps(lambda steps: build(task, prior, steps), most)
+
+
+def _with_most_steps(build: Callable[[int], Solver], most: int) -> Solver:
+    """Return the solver with `most` steps, or as many fewer as it can have."""
+    for steps in range(most, _FEWEST, -1):
+        try:
+            return build(steps)
+        except ValueError:  # its grid has no such number of levels
+            continue
+    return build(_FEWEST)

@@ -75,11 +75,28 @@ def test_a_budget_is_used_up_but_not_exceeded(name):
     for budget in (100, 300):
         solver = solver_within(str(budget), name, "random_inpainting", prior)
         if name == "mcgdiff" and budget == 100:
-            assert solver is None  # three levels for 64 particles are 192 calls
+            assert solver is None  # four levels for 64 particles are 256 calls
             continue
         calls = count_calls(solver, adapt).calls
         per_step = {"doc": 7, "dmplug": 6, "mcgdiff": 64}[name]
         assert budget - per_step < calls <= budget
+
+
+def test_a_grid_that_divides_the_schedule_has_as_many_levels_as_it_can():
+    prior = assets.digits_prior()
+    for budget, levels in {"100": 100, "300": 250, "1000": 1000}.items():
+        solver = solver_within(budget, "ddnm", "box_inpainting", prior)
+        assert solver.grid.num_steps == levels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_has_a_budget(name):
+    prior, adapt = assets.digits_prior(), SOLVERS[name].adapt
+    for budget in (100, 300, 1000):
+        solver = solver_within(str(budget), name, "super_resolution_x4", prior)
+        if solver is not None:
+            assert budget / 2 <= count_calls(solver, adapt).calls <= budget
 
 
 def test_budgets_that_are_none():

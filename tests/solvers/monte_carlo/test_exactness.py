@@ -113,7 +113,7 @@ def test_mcgdiff_in_eight_dimensions():
     )
     matrix = rng.normal(size=(3, 8)) / 2
     problem = Problem(
-        y=jnp.asarray(matrix @ np.asarray(prior.mean) + 0.2),
+        y=jnp.asarray(matrix @ np.asarray(prior.mean) + 0.5),
         operator=DenseMatrix.from_array(jnp.asarray(matrix)),
         noise=GaussianNoise(std=NOISE_STD),
     )
@@ -129,8 +129,8 @@ def test_mcgdiff_in_eight_dimensions():
         means = jnp.einsum("kn,knd->kd", _weights(found), excess, precision="highest")
         error = evidence[:, None] * np.asarray(means)
         assert np.all(np.abs(error.mean(0)) < stat(NUM_KEYS) * error.std(0))
-        # The comparison means something: errors of a fifth of the spread would show.
-        assert np.all(stat(NUM_KEYS) * error.std(0) < 0.2 * evidence.mean() * scale)
+        # The comparison means something: errors of 0.3 of the spread would show.
+        assert np.all(stat(NUM_KEYS) * error.std(0) < 0.3 * evidence.mean() * scale)
 
 
 def _hundred_ddpm_levels():

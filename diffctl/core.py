@@ -336,6 +336,13 @@ class Solver(abc.ABC):
         Runs on the host, before anything is compiled; arrays may be tracers.
         """
 
+    def check_memory(self, problem: Any, prior: Any, examples: int) -> None:  # noqa: B027
+        """Raise ValueError if that many examples at a time would not fit into memory.
+
+        By default nothing is known about it. Runs on the host, before all else is
+        compiled; arrays may be tracers.
+        """
+
     def calls_outside_steps(self) -> Calls:
         """Return the network calls made by `init` and `finalize` together."""
         return Calls()

@@ -21,18 +21,24 @@ def validate_problem(
 
     Checks shapes of signal and measurement, dtypes, NaN, the scale of the measurement
     and the parameters of the noise. Values are checked only where they are concrete, so
-    this may run while tracing. One example; check batches by checking one of them.
+    this may run while tracing. One example; of a batch check one, and the noise of all
+    where it differs.
 
     Args:
         problem: the problem of one example.
         prior_shape: `prior.shape`, if it is to be compared with the operator's.
     """
     _check_signal(problem.operator.shape, prior_shape)
-    signal = jax.ShapeDtypeStruct(problem.operator.shape, float)
-    clean = jax.eval_shape(problem.operator, signal)
+    clean = clean_measurement(problem)
     _check_measurement(problem.y, problem.noise.measurement(clean))
     problem.noise.check(problem.y, clean)
     _check_range(problem)
+
+
+def clean_measurement(problem: Problem) -> Any:
+    """Return the shapes and dtypes of A(x), as `NoiseModel.check` wants them."""
+    signal = jax.ShapeDtypeStruct(problem.operator.shape, float)
+    return jax.eval_shape(problem.operator, signal)
 
 
 def _check_signal(shape: tuple[int, ...], prior_shape: tuple[int, ...] | None) -> None:

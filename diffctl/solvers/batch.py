@@ -4,6 +4,8 @@ Example i is solved with `fold_in(key, ids[i])`, so its result does not depend o
 size, chunks, device count or the point of resumption.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +17,7 @@ from jax.sharding import Mesh
 from diffctl.core import Solution, Solver
 from diffctl.numerics.batching import chunked_vmap, shared_out
 from diffctl.operators.base import Problem
+from diffctl.operators.validation import clean_measurement
 from diffctl.solvers import progress
 from diffctl.solvers.driver import run
 from diffctl.solvers.requirements import check_inputs
@@ -51,15 +54,23 @@ def solve_batch(
         A `Solution` whose leaves have a leading batch axis.
 
     Raises:
-        TypeError, ValueError: as `solve`; also for mapped leaves of different lengths.
+        TypeError, ValueError: as `solve` for the first example, and for the noise of
+            every one; also for mapped leaves of different lengths.
     """
     is_mapped, leaves, structure = _partition(problems, axes)
     mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
     size = _batch_size(mapped)
-    first = [
-        leaf[0] if flag else leaf for leaf, flag in zip(leaves, is_mapped, strict=True)
-    ]
-    check_inputs(jax.tree.unflatten(structure, first), prior, solver)
+
+    def example(i: int) -> Problem:
+        pairs = zip(leaves, is_mapped, strict=True)
+        own = [leaf[i] if flag else leaf for leaf, flag in pairs]
+        return jax.tree.unflatten(structure, own)
+
+    with _naming(0):
+        at_once = _at_once(size, chunk_size, mesh)
+        check_inputs(example(0), prior, solver, examples=at_once)
+    if any(jax.tree.leaves(jax.tree.unflatten(structure, is_mapped).noise)):
+        _check_noise(example, size)
     ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
     if ids.shape != (size,):
         raise ValueError(
@@ -153,6 +164,34 @@ def _batch_size(mapped: list[Any]) -> int:
             "size. Mark shared leaves with None in `axes`."
         )
     return int(sizes.pop())
+
+
+def _at_once(size: int, chunk_size: int | None, mesh: Mesh | None) -> int:
+    """Return how many examples run at a time in one memory."""
+    if mesh is None:
+        return min(size, chunk_size or size)
+    own = -(-size // mesh.shape[mesh.axis_names[0]])
+    own = min(own, chunk_size or own)
+    # The devices of a CPU, of all axes, share its memory.
+    return own * mesh.size if mesh.devices.flat[0].platform == "cpu" else own
+
+
+def _check_noise(example: Callable[[int], Problem], size: int) -> None:
+    """Check the noise of all examples but the first, which is checked with all else."""
+    clean = clean_measurement(example(0))
+    for i in range(1, size):
+        with _naming(i):
+            problem = example(i)
+            problem.noise.check(problem.y, clean)
+
+
+@contextmanager
+def _naming(i: int) -> Iterator[None]:
+    """Let a ValueError say at which example of the batch it came up."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"checking example {i} of the batch: {error}") from error
 
 
 def _pad(leaf: jax.Array, count: int) -> jax.Array:

@@ -14,19 +14,28 @@ from diffctl.operators.validation import validate_problem
 from diffctl.solvers.ranges import check_ranges
 
 
-def check_inputs(problem: Problem, prior: Any, solver: Solver) -> None:
+def check_inputs(
+    problem: Problem, prior: Any, solver: Solver, *, examples: int = 1
+) -> None:
     """Raise unless the solver can take this problem and prior.
+
+    Args:
+        problem: one example.
+        prior: what the solver is to be run with.
+        solver: its settings are checked too.
+        examples: how many like it run at a time, in the same memory.
 
     Raises:
         TypeError: operator, prior or noise lack a capability that the solver needs;
             names solvers that do without it.
         ValueError: the problem is malformed, see `validate_problem`, or settings of the
-            solver cannot work with it.
+            solver cannot work with it, or so many examples do not fit into memory.
     """
     check_capabilities(problem, prior, solver)
     validate_problem(problem, prior.shape)
     check_ranges(solver)
     solver.check(problem, prior)
+    solver.check_memory(problem, prior, examples)
 
 
 def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:

@@ -15,10 +15,16 @@ import pytest
 
 from diffctl import checkpoint
 from diffctl.core import Solution, Solver, Status
-from diffctl.operators import DenseMatrix
+from diffctl.operators import (
+    DenseMatrix,
+    GaussianNoise,
+    Identity,
+    Problem,
+    SpectralOperator,
+)
 from diffctl.solvers import listen, solve, solve_batch, solve_stepwise
 from diffctl.solvers.driver import run
-from diffctl.solvers.requirements import solver_classes
+from diffctl.solvers.requirements import check_inputs, solver_classes
 from diffctl.solvers.stepwise import start
 from tests.contract.cases import BATCH, CASES, Case, Instance
 from tests.contract.counting import counted, counting
@@ -90,16 +96,63 @@ def _kinds(solver: Any) -> set[type]:
     return {type(solver)}.union(*inner)
 
 
-@pytest.mark.parametrize("values", [(0.0, 0.0), (0.5, 1e-8)], ids=["all", "one"])
-def test_directions_that_are_not_measured_do_no_harm(case, values):
+SINGULAR_VALUES = {"all": (0.0, 0.0), "one": (0.5, 1e-8)}
+
+
+@pytest.mark.parametrize("weak", SINGULAR_VALUES)
+def test_directions_that_are_not_measured_do_no_harm(case, weak):
+    """A = 0, also of a classifier that gives all images the same logits."""
     problem = _instance(case).problem(0)
-    if not isinstance(problem.operator, DenseMatrix):
+    if isinstance(problem.operator, DenseMatrix):
+        operator = _weakened(problem.operator, weak)
+    elif weak == "all":
+        operator = jax.tree.map(jnp.zeros_like, problem.operator)
+    else:
         pytest.skip("no singular values")
-    operator = dataclasses.replace(problem.operator, values=jnp.asarray(values))
-    solution = _solve(case, problem=dataclasses.replace(problem, operator=operator))
+    _check_harmless(
+        _solve(case, problem=dataclasses.replace(problem, operator=operator))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weak", SINGULAR_VALUES)
+def test_nor_where_the_inverse_is_iterative(case, weak):
+    instance = _instance(case)
+    problem = instance.problem(0)
+    if not isinstance(problem.operator, DenseMatrix):
+        pytest.skip("has no inverse")
+    operator = Identity(shape=problem.y.shape) @ _weakened(problem.operator, weak)
+    assert not isinstance(operator, SpectralOperator)
+    problem = dataclasses.replace(problem, operator=operator)
+    try:
+        check_inputs(problem, instance.prior, instance.solver)
+    except TypeError:
+        pytest.skip("needs singular values")
+    _check_harmless(_solve(case, problem=problem))
+
+
+def _weakened(operator: DenseMatrix, weak: str) -> DenseMatrix:
+    return dataclasses.replace(operator, values=jnp.asarray(SINGULAR_VALUES[weak]))
+
+
+def _check_harmless(solution: Solution) -> None:
     assert solution.status == Status.OK
     # Noise of 0.3 over 1e-8, had it been let in, would be 3e7.
     assert jnp.max(jnp.abs(solution.x)) < 100
+
+
+def test_noise_free_data_are_refused_and_the_cure_works(case):
+    """What the message recommends, a small standard deviation, is solved by all."""
+    problem = _instance(case).problem(0)
+    if not isinstance(problem.noise, GaussianNoise):
+        pytest.skip("no standard deviation")
+
+    def with_noise(std: float) -> Problem:
+        return dataclasses.replace(problem, noise=GaussianNoise(std=std))
+
+    with pytest.raises(ValueError, match=r"std is 0.0; .* Use a small positive value"):
+        _solve(case, problem=with_noise(0.0))
+    _check_harmless(_solve(case, problem=with_noise(1e-4)))
 
 
 def test_no_retrace_for_other_values(case, caplog):

@@ -101,6 +101,16 @@ def test_wrong_batches_are_refused():
         solve_batch(KEY, dataclasses.replace(problems, y=jnp.float32(1.0)), *arguments)
 
 
+@pytest.mark.parametrize("bad", [0.0, -0.3, jnp.nan])
+@pytest.mark.parametrize("i", [0, 3])
+def test_the_noise_of_every_example_is_checked(i, bad):
+    std = jnp.full(SIZE, 0.4).at[i].set(bad)
+    problems = dataclasses.replace(_problems(), noise=GaussianNoise(std=std))
+    mapped = Problem(y=0, operator=None, noise=GaussianNoise(std=0))
+    with pytest.raises(ValueError, match=rf"example {i} of the batch: noise std is"):
+        solve_batch(KEY, problems, mixture(), _solver(), axes=mapped)
+
+
 def test_failures_are_named_by_index(whole):
     assert check(whole) is whole
     status = whole.status.at[jnp.asarray([1, 3])].set(int(Status.NONFINITE))

@@ -36,6 +36,10 @@ class InLatentSpace(Solver):
         """Refuse what the inner solver refuses."""
         check_inner(latent_problem(problem, prior), prior.latent, self.inner)
 
+    def check_memory(self, problem: Problem, prior: LatentPrior, examples: int) -> None:
+        inside = latent_problem(problem, prior)
+        self.inner.check_memory(inside, prior.latent, examples)
+
     def init(
         self, key: jax.Array, problem: Problem, prior: LatentPrior
     ) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ of its input for one example.
 import math
 import os
 from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -19,41 +20,81 @@ _COPIES = 4  # of all particles: now, chosen, noise, next
 _NETWORK = 3000  # memory of one network call, in inputs, that is never exceeded
 
 
-def check_memory(problem: Problem, prior: Any, solver: Any) -> None:
+def require_memory(problem: Problem, prior: Any, solver: Any, examples: int) -> None:
     """Raise ValueError if a step of a particle solver needs more memory than there is.
 
-    It looks at one example: in a batch every example has particles of its own.
+    Args:
+        problem: one example.
+        prior: of all examples.
+        solver: of all examples.
+        examples: how many run at a time, each with particles of its own.
     """
     count, limit = solver.num_particles, available_memory()
-    signal = math.prod(prior.shape) * solver.grid.sigma.dtype.itemsize
+    signal = examples * math.prod(prior.shape) * solver.grid.sigma.dtype.itemsize
     at_once = min(count, solver.chunk_size or count)
     needed = _COPIES * count * signal
     if needed <= limit and needed + _NETWORK * at_once * signal > limit:
-        needed = max(needed, forecast_memory(problem, prior, solver))
+        needed = max(needed, forecast_memory(problem, prior, solver, examples))
     if needed > limit:
         raise ValueError(
             f"{count} particles of shape {prior.shape}, {at_once} at a time in the "
-            f"network, need about {_gigabytes(needed)}; the device has "
-            f"{_gigabytes(limit)}. Reduce num_particles, or set a smaller chunk_size."
+            f"network, for {examples} examples at a time, need about "
+            f"{_gigabytes(needed)}; there are {_gigabytes(limit)}. Reduce "
+            "num_particles, or set a smaller chunk_size, of the solver or of "
+            "solve_batch."
         )
 
 
-def forecast_memory(problem: Problem, prior: Any, solver: Solver) -> int:
+def forecast_memory(
+    problem: Problem, prior: Any, solver: Solver, examples: int = 1
+) -> int:
     """Return the bytes that one compiled step occupies, its arguments included.
 
-    Nothing is run; the step is compiled, once for each program.
+    Nothing is run; the step of one example is compiled, once for each program. Examples
+    that run at the same time share prior and solver, and have all else of their own.
     """
     leaves, structure = jax.tree.flatten((problem, prior, solver))
-    shapes = tuple(_shape(leaf) for leaf in leaves)
-    return _compiled_size(structure, shapes)
+    one = _compiled_size(structure, tuple(_shape(leaf) for leaf in leaves))
+    shared = sum(_bytes(leaf) for leaf in jax.tree.leaves((prior, solver)))
+    return shared + examples * (one - shared)
 
 
 def available_memory() -> float:
-    """Return the bytes of the default device; on a CPU, those of the machine."""
+    """Return the bytes of the default device; on a CPU, those that we may use."""
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, group_limit())
+
+
+def group_limit(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """Return the bytes that containers and job schedulers leave us, else infinity.
+
+    That is the smallest limit of our control group and of those that it is part of, of
+    either version of Linux's control groups.
+    """
+    texts = [file.read_text().strip() for file in _limit_files(root, own)]
+    # Version 2 writes "max" for no limit; version 1 a number beyond any memory.
+    return min((int(text) for text in texts if text.isdigit()), default=math.inf)
+
+
+# Of a line of /proc/self/cgroup, where limits of memory are: by version 2 and 1.
+_VERSIONS = {"": (".", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
+
+
+def _limit_files(root: Path, own: Path) -> list[Path]:
+    found = []
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controller, group = line.split(":", 2)
+        if controller in _VERSIONS:
+            folder, name = _VERSIONS[controller]
+            path = PurePosixPath(group.lstrip("/"))
+            found += [root / folder / part / name for part in (path, *path.parents)]
+    # A container sees its own group as the root, whatever path it is told.
+    return [file for file in found if file.exists()]
 
 
 @lru_cache(maxsize=16)
@@ -71,7 +112,8 @@ def _compiled_size(structure: Any, shapes: tuple[Any, ...]) -> int:
         return solver.step(carry, x, problem, prior)
 
     carry, x = jax.eval_shape(begin, key, arguments)
-    memory: Any = jax.jit(step).lower(carry, x, arguments).compile().memory_analysis()
+    program = jax.jit(step, keep_unused=True).lower(carry, x, arguments)
+    memory: Any = program.compile().memory_analysis()
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -82,6 +124,11 @@ def _compiled_size(structure: Any, shapes: tuple[Any, ...]) -> int:
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     array = jax.typeof(leaf)
     return jax.ShapeDtypeStruct(array.shape, array.dtype, weak_type=array.weak_type)
+
+
+def _bytes(leaf: Any) -> int:
+    array = jax.typeof(leaf)
+    return array.size * array.dtype.itemsize
 
 
 def _gigabytes(size: float) -> str:

@@ -31,7 +31,7 @@ from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers import driver
 from diffctl.solvers.levels import LevelSolver
-from diffctl.solvers.monte_carlo.memory import check_memory
+from diffctl.solvers.monte_carlo.memory import require_memory
 from diffctl.solvers.monte_carlo.resampling import (
     ResampleWhenDegenerate,
     Resampling,
@@ -148,7 +148,7 @@ class ParticleSolver(LevelSolver):
 
         Raises:
             TypeError: `reverse` is deterministic, so that no weight is defined.
-            ValueError: fewer than one particle, or more than fit into the memory.
+            ValueError: fewer than one particle.
         """
         if not self.reverse.stochastic:
             raise TypeError(
@@ -160,7 +160,10 @@ class ParticleSolver(LevelSolver):
             raise ValueError(
                 f"num_particles is {self.num_particles}; expected at least 1."
             )
-        check_memory(problem, prior, self)
+
+    def check_memory(self, problem: Problem, prior: Any, examples: int) -> None:
+        """Raise ValueError if more particles are asked for than fit into memory."""
+        require_memory(problem, prior, self, examples)
 
     def init(  # type: ignore[override]
         self, key: jax.Array, problem: Problem, prior: DiffusionPrior
@@ -244,6 +247,9 @@ class WholeEnsemble(Solver):
     """A particle solver that returns its particles."""
 
     solver: ParticleSolver
+
+    def check_memory(self, problem: Problem, prior: Any, examples: int) -> None:
+        self.solver.check_memory(problem, prior, examples)
 
     def init(self, key: jax.Array, problem: Problem, prior: Any) -> tuple[Any, Any]:
         return self.solver.init(key, problem, prior)

@@ -1,6 +1,10 @@
 """The two scalar problems for which the recursions of every method were computed."""
 
+import itertools
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,6 @@ import numpy as np
 
 from diffctl.operators import DenseMatrix, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
-from diffctl.solvers.driver import run
 from tests.affine import AffineMap, affine_map, propagate
 
 
@@ -74,26 +77,43 @@ def _moments(solver, problem, prior):
     return mean, jnp.matmul(spread, end.matrix.T, precision="highest")
 
 
-def chain_moments(key, scalar, solver, num_chains) -> tuple[float, float]:
-    """Exact mean and estimated variance of the result of a sampler, affine throughout.
+@partial(jax.jit, static_argnames="num_draws")
+def sampler_moments(solver, problem, prior, num_draws):
+    """Mean and variance of the result of a sampler for a scalar, in closed form.
 
-    With the same key, the problem that has all means 0 gives the noise's part alone.
+    Every step is an affine map of the state and its `num_draws` normal draws.
     """
-    pair = [(case.problem(), case.prior()) for case in (scalar, scalar.centred())]
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
-    ends = np.asarray(_ends(jax.random.split(key, num_chains), *both, solver))
-    mean = ends[:, 0] - ends[:, 1]
-    np.testing.assert_allclose(mean, mean[0], rtol=0, atol=1e-9)
-    return mean[0], np.mean(ends[:, 1] ** 2)
+
+    def affine(at) -> AffineMap:
+        def moved(x, z):
+            with _draws_are(z):
+                return solver.step(x, at, problem, prior)[0]
+
+        x, z = jnp.zeros(1), jnp.zeros((num_draws, 1))
+        matrix, noise = jax.jacfwd(moved, argnums=(0, 1))(x, z)
+        return AffineMap(matrix, moved(x, z), noise.reshape(1, num_draws))
+
+    carry, xs = solver.init(jax.random.key(0), problem, prior)
+    variance = solver.start(jnp.ones(1), problem, prior) ** 2
+    maps = jax.vmap(affine)(xs)
+    means, covariances = propagate(maps, jnp.zeros_like(carry), variance[:, None])
+    return means[-1, 0], covariances[-1, 0, 0]
 
 
-@jax.jit
-def _ends(keys, problems, priors, solver):
-    def end(key, problem, prior):
-        return run(key, problem, prior, solver).x[0]
+@contextmanager
+def _draws_are(z):
+    """Let the i-th normal draw, of whatever key, be z[i]; all must be drawn.
 
-    of_both = jax.vmap(end, in_axes=(None, 0, 0))
-    return jax.vmap(of_both, in_axes=(0, None, None))(keys, problems, priors)
+    Loops are unrolled, since each of their turns draws anew.
+    """
+    count = itertools.count()
+
+    def normal(key, shape, dtype):
+        return z[next(count)].reshape(shape).astype(dtype)
+
+    with jax.disable_jit(), mock.patch.object(jax.random, "normal", normal):
+        yield
+    assert next(count) == len(z)
 
 
 def reverse_process(law, key, grid, share) -> np.ndarray:

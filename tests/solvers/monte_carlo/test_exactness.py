@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from diffctl.diffusion import DDPM, Ancestral, NoiseGrid, karras
+from diffctl.operators import DenseMatrix, GaussianNoise, Problem
+from diffctl.priors import GaussianPrior
+from diffctl.solvers import solve
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC, PartialRenoise
 from diffctl.solvers.monte_carlo.observed import MCGdiff
 from diffctl.solvers.monte_carlo.particles import particles
 from diffctl.solvers.monte_carlo.resampling import (
     NeverResample,
     ResampleAlways,
-    ResampleWhenDegenerate,
-    multinomial,
     systematic,
 )
 from diffctl.solvers.monte_carlo.tds import TDS
@@ -102,6 +103,36 @@ def test_errors_shrink_with_the_root_of_the_number_of_particles():
     assert 3 < errors[0] / errors[1] < 5
 
 
+@pytest.mark.usefixtures("x64")
+def test_mcgdiff_in_eight_dimensions():
+    """Z times means and squares has no bias either, with three of eight directions."""
+    rng = np.random.default_rng(12)
+    root = rng.normal(size=(8, 8)) / 3
+    prior = GaussianPrior.from_moments(
+        rng.normal(size=8) / 3, root @ root.T + 0.1 * np.eye(8)
+    )
+    matrix = rng.normal(size=(3, 8)) / 2
+    problem = Problem(
+        y=jnp.asarray(matrix @ np.asarray(prior.mean) + 0.5),
+        operator=DenseMatrix.from_array(jnp.asarray(matrix)),
+        noise=GaussianNoise(std=NOISE_STD),
+    )
+    solver = dataclasses.replace(SOLVERS["mcgdiff"], grid=grid(6))
+    model = model_law(prior, solver.reverse, solver.grid)
+    noise = NOISE_STD**2 * np.eye(3)
+    exact = model.given(matrix, np.asarray(problem.y), noise)
+    found, evidence, _ = _ensembles(solver, problem, prior)
+    variances = np.diag(exact.covariance)
+    gap = found.x - exact.mean[None, None, :]
+    excesses = gap, gap**2 - variances[None, None, :]
+    for excess, scale in zip(excesses, (np.sqrt(variances), variances), strict=True):
+        means = jnp.einsum("kn,knd->kd", _weights(found), excess, precision="highest")
+        error = evidence[:, None] * np.asarray(means)
+        assert np.all(np.abs(error.mean(0)) < stat(NUM_KEYS) * error.std(0))
+        # The comparison means something: errors of 0.3 of the spread would show.
+        assert np.all(stat(NUM_KEYS) * error.std(0) < 0.3 * evidence.mean() * scale)
+
+
 def _hundred_ddpm_levels():
     timesteps = np.floor(np.linspace(0, 999, 100))
     return NoiseGrid.from_times(timesteps[::-1], DDPM.linear())
@@ -154,21 +185,62 @@ def test_ddsmc_on_the_scalar_anchor():
         _assert_close(moments(found), implied[2:], 2000)
 
 
+def _within(solver, levels, num_keys):
+    """Mean of the variance within a run on the scalar anchor, and its spread."""
+    prior, problem = s1()
+    solver = dataclasses.replace(solver, grid=levels)
+    found, *_ = _ensembles(solver, problem, prior, num_keys)
+    weights = _weights(found)
+    centre = jnp.sum(found.x[..., 0] * weights, axis=1)
+    variances = np.sum((found.x[..., 0] - centre[:, None]) ** 2 * weights, axis=1)
+    return variances.mean(), variances.std()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("count", "variance"), [(8, 0.10), (64, 0.145)])
+def test_few_particles_of_tds_are_too_close_together(count, variance):
+    """The posterior has 0.1533, 4000 particles 0.155."""
+    solver = TDS(
+        grid=None,
+        num_particles=count,
+        twist=SpectralTwist(signal_std=0.5),
+        resampling=ResampleAlways(scheme=systematic),
+    )
+    found, spread = _within(solver, _hundred_ddpm_levels(), 120)
+    # The published number is an average of 60 runs, ours of twice as many.
+    assert abs(found - variance) < np.sqrt(1.5) * stat(60) * spread
+
+
 @pytest.mark.usefixtures("x64")
 def test_multinomial_resampling_at_every_step_collapses_sixteen_particles():
     """Variance within a run: 0.155 is exact; that of 16 draws is 15/16 of it."""
+    levels = karras(100, 0.01, 100.0)
+    solver = DDSMC(grid=None, num_particles=16, signal_std=0.5)
+    when_degenerate, _ = _within(solver, levels, 100)
+    assert 0.125 < when_degenerate < 0.165
+    always = dataclasses.replace(solver, resampling=ResampleAlways())
+    for eta, variance in ((1.0, 0.029), (0.5, 0.032), (0.0, 0.035)):
+        changed = dataclasses.replace(always, reverse=PartialRenoise(eta=eta))
+        found, spread = _within(changed, levels, 100)
+        assert abs(found - variance) < stat(100) * spread
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_weights_that_collapse_are_nearly_equal():
+    """Relative effective sizes of above 0.98, on average over a hundred steps."""
     prior, problem = s1()
-    solver = DDSMC(grid=karras(100, 0.01, 100.0), num_particles=16, signal_std=0.5)
-    within = []
-    for threshold in (0.5, 2.0):  # when degenerate; always
-        policy = ResampleWhenDegenerate(threshold=threshold, scheme=multinomial)
-        changed = dataclasses.replace(solver, resampling=policy)
-        found, *_ = _ensembles(changed, problem, prior, 100)
-        centre = jnp.sum(found.x[..., 0] * _weights(found), axis=1)
-        spread = (found.x[..., 0] - centre[:, None]) ** 2
-        within.append(float(jnp.mean(jnp.sum(spread * _weights(found), axis=1))))
-    assert 0.125 < within[0] < 0.165
-    assert within[1] < 0.06
+    solver = DDSMC(
+        grid=karras(100, 0.01, 100.0),
+        num_particles=16,
+        signal_std=0.5,
+        resampling=ResampleAlways(),
+    )
+    sizes = solve(KEY, problem, prior, solver, record=_effective_size).trace
+    assert jnp.mean(sizes) > 0.98 * 16
+
+
+def _effective_size(carry, trace):
+    return trace.extra
 
 
 def _weights(ensembles):

@@ -1,22 +1,26 @@
 """The particle loop: what it returns, refuses and forecasts."""
 
 import dataclasses
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from diffctl.diffusion import DDIM, AncestralLearned, Euler, sample
 from diffctl.operators import Categorical
-from diffctl.solvers import solve
+from diffctl.priors import GaussianPrior
+from diffctl.solvers import InLatentSpace, batch, solve, solve_batch
 from diffctl.solvers.monte_carlo import memory
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC
-from diffctl.solvers.monte_carlo.memory import forecast_memory
-from diffctl.solvers.monte_carlo.particles import Particles, particles
+from diffctl.solvers.monte_carlo.memory import forecast_memory, group_limit
+from diffctl.solvers.monte_carlo.particles import Particles, WholeEnsemble, particles
 from diffctl.solvers.monte_carlo.tds import TDS
 from diffctl.solvers.monte_carlo.twists import PlainTwist
+from tests.contract.cases import latent_gaussian
 from tests.solvers.bed import SIZE, bed, grid, mixture
 from tests.tolerances import REORDER32, stat
 
@@ -93,6 +97,104 @@ def test_more_particles_than_memory_are_refused(monkeypatch):
         solve(KEY, problem, prior, _ddsmc())
     monkeypatch.setattr(memory, "available_memory", lambda: needed)
     assert solve(KEY, problem, prior, _ddsmc()).status == 0
+
+
+class _Checked(Exception):
+    """The checks have passed."""
+
+
+def _stop(*args, **options):
+    raise _Checked
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "num_devices", "at_once"),
+    [(None, None, 6), (2, None, 2), (None, 4, 8), (1, 4, 4)],
+)
+def test_a_batch_needs_the_memory_of_all_that_run_at_once(
+    monkeypatch, chunk_size, num_devices, at_once
+):
+    """On a CPU also of all devices, whose last one is filled up with copies."""
+    problem, prior = _arguments()
+    problems = dataclasses.replace(problem, y=jnp.tile(problem.y, (6, 1)))
+    devices = None if num_devices is None else np.tile(jax.devices(), num_devices)
+    mesh = None if devices is None else Mesh(devices, ("data",))
+    monkeypatch.setattr(batch, "_solve_batch", _stop)
+    needed = forecast_memory(problem, prior, _ddsmc(), at_once)
+
+    def attempt():
+        arguments = (KEY, problems, prior, _ddsmc())
+        solve_batch(*arguments, chunk_size=chunk_size, mesh=mesh)
+
+    monkeypatch.setattr(memory, "available_memory", lambda: needed)
+    with pytest.raises(_Checked):
+        attempt()
+    monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=f"for {at_once} examples at a time"):
+        attempt()
+
+
+def test_examples_share_the_prior():
+    problem, _ = _arguments()
+    heavy = GaussianPrior.from_moments(np.zeros(SIZE), np.eye(SIZE))
+    sizes = [forecast_memory(problem, heavy, _ddsmc(), n) for n in (1, 2, 3)]
+    leaves = jax.tree.leaves((heavy, _ddsmc()))
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
+    assert 2 * sizes[0] - sizes[1] == sum(jnp.asarray(leaf).nbytes for leaf in leaves)
+
+
+def test_solvers_that_wrap_particles_ask_for_their_memory():
+    """Also in latent space, and where the whole ensemble is kept."""
+    problem, prior = _arguments()
+    many = TDS(grid=grid(), num_particles=10**10, twist=PlainTwist())
+    latent = latent_gaussian()
+    for solver, knowledge in (
+        (WholeEnsemble(solver=many), prior),
+        (InLatentSpace(inner=many), latent),
+    ):
+        with pytest.raises(ValueError, match="Reduce num_particles"):
+            solver.check_memory(problem, knowledge, 1)
+
+
+def _control_groups(folder, lines, limits):
+    """Write what Linux shows of control groups."""
+    for name, text in limits.items():
+        file = folder / "cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    own = folder / "own"
+    own.write_text("\n".join(lines) + "\n")
+    return folder / "cgroup", own
+
+
+MAX, V1 = "memory.max", "memory/{}memory.limit_in_bytes"
+
+
+@pytest.mark.parametrize(
+    ("lines", "limits", "expected"),
+    [
+        (["0::/"], {MAX: 2**30}, 2**30),
+        (["0::/"], {MAX: "max"}, math.inf),
+        (["0::/job/step"], {f"job/{MAX}": 2**31, f"job/step/{MAX}": "max"}, 2**31),
+        (["0::/job"], {MAX: 2**29, f"job/{MAX}": 2**31, f"other/{MAX}": 1}, 2**29),
+        (["4:memory:/", "0::/"], {V1.format(""): 2**28}, 2**28),
+        (["3:cpu:/", "4:memory:/a/b"], {V1.format("a/b/"): 2**27}, 2**27),
+        # A container is told the path that its group has outside of it.
+        (["4:memory:/docker/1f"], {V1.format(""): 2**26}, 2**26),
+        (["3:cpu,cpuacct:/"], {}, math.inf),
+    ],
+)
+def test_limits_of_containers_and_job_schedulers(tmp_path, lines, limits, expected):
+    assert group_limit(*_control_groups(tmp_path, lines, limits)) == expected
+
+
+def test_the_memory_of_a_machine_is_that_of_its_group(tmp_path, monkeypatch):
+    assert group_limit(tmp_path, tmp_path / "no such file") == math.inf
+    whole = memory.available_memory()
+    monkeypatch.setattr(memory, "group_limit", lambda: 2**20)
+    assert memory.available_memory() == 2**20 < whole
+    monkeypatch.setattr(memory, "group_limit", lambda: math.inf)
+    assert whole <= memory.available_memory() < math.inf
 
 
 def test_the_forecast_follows_particles_and_chunks():

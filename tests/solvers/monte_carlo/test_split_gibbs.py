@@ -21,7 +21,7 @@ from diffctl.solvers.monte_carlo.split_gibbs import (
 from tests.affine import affine_map
 from tests.solvers.bed import NOISE_STD, SIZE, bed, mixture
 from tests.solvers.monte_carlo.model import Law, push, s1, step_of
-from tests.tolerances import stat
+from tests.tolerances import EXACT64, stat
 
 KEY = jax.random.key(9)
 DRAWS = 4000
@@ -69,6 +69,9 @@ def test_exact_steps_have_the_law_of_more_noise(rho, mean, variance, monkeypatch
 
     to_z = affine_map(step, (1,))
     gain = 0.25 / (0.25 + rho**2)
+    # Sweeps forget their start ever more slowly as rho tends to 0.
+    kept = 1 / ((1 + (rho * H / STD) ** 2) * (1 + rho**2 / 0.25))
+    np.testing.assert_allclose(gain * to_z.matrix, [[kept]], **EXACT64)
     law = Law(np.zeros(1), np.eye(1))
     for _ in range(1000):
         covariance = np.asarray(to_z.noise @ to_z.noise.T)[0, 0]
@@ -93,6 +96,25 @@ def test_the_stationary_law_is_that_of_more_noise(rho, mean, variance):
         ends.append(np.asarray([law.mean[0], law.covariance[0, 0]]))
     # Errors of first order, 6 % of the variance, cancel; of second order is left.
     np.testing.assert_allclose(2 * ends[1] - ends[0], [mean, variance], rtol=0.01)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rho", [1.0, 0.3, 0.1])
+def test_the_prior_step_draws_from_the_denoising_posterior(rho):
+    """N(m + g (z - m), g rho^2) with g = s^2 / (s^2 + rho^2), for fine steps."""
+    (prior, _), z, gain = s1(), 1.7, 0.25 / (0.25 + rho**2)
+    variances = []
+    for count in (100, 200):
+        grid = geometric(count, rho / 1e4, rho / 1.001)
+        law = Law(np.full(1, z), np.zeros((1, 1)))
+        for row in _prior_steps(prior, GibbsSchedule.create([rho], grid)):
+            law = push(law, *row)
+        np.testing.assert_allclose(law.mean, 0.3 + gain * (z - 0.3), **EXACT64)
+        variances.append(law.covariance[0, 0])
+    # Errors of first order cancel; 0.3 to 0.7 % are left, a quarter of that with twice
+    # the steps.
+    extrapolated = 2 * variances[1] - variances[0]
+    np.testing.assert_allclose(extrapolated, gain * rho**2, rtol=0.01)
 
 
 @pytest.mark.usefixtures("x64")
@@ -138,12 +160,13 @@ def test_likelihood_steps_draw_from_the_conditional_law(likelihood):
 
 
 def test_published_numbers_of_network_calls():
-    """3032 and 2482 in 100 iterations; 64 in the first."""
-    for rho_min, calls in ((0.3, 3032), (0.1, 2482)):
+    """3032 and 2482 in 100 iterations; 64 in the first, 24 and 15 in the last."""
+    for rho_min, calls, last in ((0.3, 3032, 24), (0.1, 2482, 15)):
         solver = PnPDM.released_code(rho_min=rho_min)
         assert solver.schedule.rho.size == calls
         ends = np.flatnonzero(np.asarray(solver.ends_of_iterations()))
         assert (ends.size, ends[0] + 1, ends[-1] + 1) == (100, 64, calls)
+        assert ends[-1] - ends[-2] == last
 
 
 def test_what_it_cannot_do_is_said():

@@ -47,7 +47,7 @@ class Summary:
             middle = self.median(measure)
             found = {"mean": mean, "half_width": half, "median": middle}
             # No more digits than mean anything: the file is kept with the source.
-            numbers[measure] = {name: float(f"{x:.4g}") for name, x in found.items()}
+            numbers[measure] = {name: float(f"{x:.6g}") for name, x in found.items()}
         return {
             "sampler": self.sampler,
             "d": self.cell[0],

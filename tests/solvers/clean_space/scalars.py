@@ -39,9 +39,6 @@ class Scalar(NamedTuple):
         pull = self.mean / self.variance + self.gain * self.y / self.noise_std**2
         return pull / precision, 1 / precision
 
-    def centred(self) -> "Scalar":
-        return self._replace(mean=0.0, y=0.0)
-
 
 WEAK = Scalar(gain=0.7, noise_std=0.5, y=1.2)  # S1: weakly informative
 SHARP = Scalar(gain=1.0, noise_std=0.05, y=0.8)  # S2: like an image

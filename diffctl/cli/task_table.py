@@ -15,7 +15,8 @@ from diffctl.operators import (
     Blur,
     LinearOperator,
     Mask,
-    gaussian_kernel,
+    SeparableBlur,
+    gaussian_taps,
     motion_kernel,
 )
 
@@ -39,7 +40,8 @@ def _box_inpainting(shape: Shape, key: jax.Array) -> LinearOperator:
 def _gaussian_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:
     std = max(3.0 * min(shape[:2]) / 256, 1.5)
     size = 2 * math.ceil(4 * std) + 1
-    return Blur.create(shape, gaussian_kernel(min(size, _largest(shape)), std))
+    taps = gaussian_taps(min(size, _largest(shape)), std)
+    return SeparableBlur.create(shape, taps, taps)
 
 
 def _motion_deblurring(shape: Shape, key: jax.Array) -> LinearOperator:

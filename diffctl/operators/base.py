@@ -47,11 +47,16 @@ class Operator(abc.ABC):
 
     def num_observed(self) -> Any:
         """Return how many real numbers are measured (a complex one counts twice)."""
-        clean = jax.eval_shape(self, jax.ShapeDtypeStruct(self.shape, float))
         return sum(
             math.prod(leaf.shape) * (2 if _is_complex(leaf) else 1)
-            for leaf in jax.tree.leaves(clean)
+            for leaf in jax.tree.leaves(self.measurement_spec())
         )
+
+    def measurement_spec(self) -> Any:
+        """Return the shapes and dtypes of A(x), without computing it."""
+        # A plain function is traced once; an operator that is called itself would be
+        # traced, and printed with all of its arrays, every time.
+        return jax.eval_shape(_apply, self, jax.ShapeDtypeStruct(self.shape, float))
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         """Return the composition x -> self(inner(x))."""
@@ -59,6 +64,10 @@ class Operator(abc.ABC):
         from diffctl.operators.compose import compose
 
         return compose(self, inner)
+
+
+def _apply(operator: Operator, x: jax.Array) -> Any:
+    return operator(x)
 
 
 class LinearOperator(Operator):

@@ -29,16 +29,10 @@ def validate_problem(
         prior_shape: `prior.shape`, if it is to be compared with the operator's.
     """
     _check_signal(problem.operator.shape, prior_shape)
-    clean = clean_measurement(problem)
+    clean = problem.operator.measurement_spec()
     _check_measurement(problem.y, problem.noise.measurement(clean))
     problem.noise.check(problem.y, clean)
     _check_range(problem)
-
-
-def clean_measurement(problem: Problem) -> Any:
-    """Return the shapes and dtypes of A(x), as `NoiseModel.check` wants them."""
-    signal = jax.ShapeDtypeStruct(problem.operator.shape, float)
-    return jax.eval_shape(problem.operator, signal)
 
 
 def _check_signal(shape: tuple[int, ...], prior_shape: tuple[int, ...] | None) -> None:

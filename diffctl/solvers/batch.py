@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from diffctl.core import Solution, Solver
 from diffctl.numerics.batching import chunked_vmap, shared_out
 from diffctl.operators.base import Problem
-from diffctl.operators.validation import clean_measurement
 from diffctl.solvers import progress
 from diffctl.solvers.driver import run
 from diffctl.solvers.requirements import check_inputs
@@ -178,7 +177,7 @@ def _at_once(size: int, chunk_size: int | None, mesh: Mesh | None) -> int:
 
 def _check_noise(example: Callable[[int], Problem], size: int) -> None:
     """Check the noise of all examples but the first, which is checked with all else."""
-    clean = clean_measurement(example(0))
+    clean = example(0).operator.measurement_spec()
     for i in range(1, size):
         with _naming(i):
             problem = example(i)

@@ -45,8 +45,7 @@ class LikelihoodLoss(OuterLoss):
 
 def likelihood(problem: Problem) -> ComposedCost:
     """Return l0(x0) = -log p(y | x0), with the noise model's own Hessian."""
-    signal = jax.ShapeDtypeStruct(problem.operator.shape, float)
-    leaves, structure = jax.tree.flatten(jax.eval_shape(problem.operator, signal))
+    leaves, structure = jax.tree.flatten(problem.operator.measurement_spec())
     like = tuple((leaf.shape, jnp.iscomplexobj(leaf)) for leaf in leaves)
     loss = LikelihoodLoss(y=problem.y, noise=problem.noise, like=(like, structure))
     return ComposedCost(map=problem.operator, loss=loss)

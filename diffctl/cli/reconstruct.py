@@ -107,8 +107,7 @@ def _read(command: Reconstruct, prior: NetworkPrior, key: jax.Array) -> Any:
     shape, whose = prior.shape, "the prior"
     task = TASKS[command.task]
     if command.measured and hasattr(task, "operator"):
-        like = jax.ShapeDtypeStruct(prior.shape, float)
-        shape = jax.eval_shape(task.operator(prior.shape, key), like).shape
+        shape = task.operator(prior.shape, key).measurement_spec().shape
         whose = "a measurement of this task with this prior"
     check_shape(command.image, image, shape, whose)
     return image

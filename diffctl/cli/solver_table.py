@@ -53,7 +53,7 @@ from diffctl.solvers import (
     negative_log_likelihood,
     quadratic_grid,
 )
-from diffctl.solvers.conjugate_pigdm import few_steps
+from diffctl.solvers.conjugate import few_steps
 from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.latent.dmplug import three_levels
 

@@ -78,7 +78,7 @@ def compose(outer: Operator, inner: Operator) -> Operator:
     Raises `ValueError` if `inner` does not return an array of the shape of `outer`. The
     result is spectral in no case, even if both parts are.
     """
-    between = jax.eval_shape(inner, jax.ShapeDtypeStruct(inner.shape, float))
+    between = inner.measurement_spec()
     found = getattr(between, "shape", between)
     require(
         found == outer.shape,

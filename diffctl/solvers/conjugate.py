@@ -32,7 +32,7 @@ from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import VP, Euler, NoiseGrid, NoiseLevel, OneCallStep, Schedule
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
-from diffctl.solvers.levels import LevelSolver, estimate_with_pullback
+from diffctl.solvers.levels import Levels, LevelSolver, estimate_with_pullback
 
 # Data seen by the directions at levels sigma (n, 1): (n, k), or (n, 1) for one k.
 Psi = Callable[[jax.Array], jax.Array]
@@ -119,7 +119,7 @@ class ConjugateGuidance(LevelSolver):
 
     @abc.abstractmethod
     def measured_change(
-        self, problem: Problem, parts: Parts, levels: tuple[NoiseLevel, NoiseLevel]
+        self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
         """Return what measured directions add to the unmeasured step, (*shape)."""
 

@@ -29,7 +29,8 @@ from diffctl.solvers.conjugate import (
     nodes_between,
     unmeasured,
 )
-from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM, Levels, by_directions
+from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM, by_directions
+from diffctl.solvers.levels import Levels
 from diffctl.solvers.requirements import spectral
 from diffctl.solvers.spectral import SpectralData
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import NoiseLevel
 from diffctl.operators.base import (
     LinearOperator,
     Operator,
@@ -27,14 +26,12 @@ from diffctl.solvers.conjugate import (
     ConjugateGuidance,
     Parts,
     exactly_measured,
+    few_steps,
 )
-from diffctl.solvers.conjugate import few_steps as few_steps
-from diffctl.solvers.levels import towards_data
+from diffctl.solvers.levels import Levels, towards_data
 from diffctl.solvers.pigdm import NonlinearInverse, estimate_variance
 from diffctl.solvers.requirements import linear, noise_std, spectral
 from diffctl.solvers.spectral import SpectralData
-
-Levels = tuple[NoiseLevel, NoiseLevel]
 
 
 @pytree_dataclass

@@ -30,7 +30,7 @@ from diffctl.operators.base import (
     WhiteNoise,
 )
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.levels import LevelSolver, standard_normal, towards_data
+from diffctl.solvers.levels import Levels, LevelSolver, standard_normal, towards_data
 from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.spectral import spectral_step
 from diffctl.solvers.travel import TimeTravel, renoise_prediction
@@ -39,7 +39,6 @@ _REFERENCE = (
     "Wang et al., Zero-Shot Image Restoration Using Denoising Diffusion Null-Space "
     "Model, ICLR 2023"
 )
-Levels = tuple[NoiseLevel, NoiseLevel]
 Room = Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
 
 

@@ -16,6 +16,8 @@ from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.requirements import linear
 
+# Of a step: the level it is at and the one it leads to.
+Levels = tuple[NoiseLevel, NoiseLevel]
 PullBack = Callable[[jax.Array], jax.Array]
 
 

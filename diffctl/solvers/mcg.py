@@ -20,17 +20,15 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior, Solver, StepTrace
-from diffctl.diffusion import NoiseLevel
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.dps import DPS
 from diffctl.solvers.ilvr import nearest_upsampling
-from diffctl.solvers.levels import standard_normal
+from diffctl.solvers.levels import Levels, standard_normal
 from diffctl.solvers.requirements import linear
 from diffctl.solvers.score_sde import noisy_projection
 from diffctl.solvers.tasks import for_task
 
-Levels = tuple[NoiseLevel, NoiseLevel]
 Projection = Callable[[Problem, jax.Array, Levels, jax.Array], jax.Array]
 
 

@@ -22,10 +22,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffctl.diffusion import Estimate, NoiseLevel, Renoise
+from diffctl.diffusion import Estimate, Renoise
 from diffctl.numerics.safe import safe_divide, safe_sqrt
 from diffctl.operators.base import Problem, SpectralOperator
 from diffctl.pytree import pytree_dataclass
+from diffctl.solvers.levels import Levels
 from diffctl.solvers.requirements import noise_std, spectral
 
 
@@ -74,7 +75,7 @@ def spectral_step(
     problem: Problem,
     x: jax.Array,
     x0_hat: jax.Array,
-    levels: tuple[NoiseLevel, NoiseLevel],
+    levels: Levels,
     noise: jax.Array,
     eta: Any,
     eta_b: Any,

@@ -15,16 +15,15 @@ import numpy as np
 from diffctl.diffusion import NoiseGrid, NoiseLevel
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.pytree import pytree_dataclass, static
+from diffctl.solvers.levels import Levels
 
-Diffuse = Callable[
-    [jax.Array, jax.Array, tuple[NoiseLevel, NoiseLevel], jax.Array], jax.Array
-]
+Diffuse = Callable[[jax.Array, jax.Array, Levels, jax.Array], jax.Array]
 
 
 def forward_noise(
     x: jax.Array,
     x0_hat: jax.Array,
-    levels: tuple[NoiseLevel, NoiseLevel],
+    levels: Levels,
     noise: jax.Array,
 ) -> jax.Array:
     """Draw from the forward process: x + sqrt(sigma_after^2 - sigma_next^2) z."""
@@ -35,7 +34,7 @@ def forward_noise(
 def renoise_prediction(
     x: jax.Array,
     x0_hat: jax.Array,
-    levels: tuple[NoiseLevel, NoiseLevel],
+    levels: Levels,
     noise: jax.Array,
 ) -> jax.Array:
     """Forget the step: x0_hat + sigma_after z, with the uncorrected prediction."""

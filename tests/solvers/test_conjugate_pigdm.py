@@ -22,8 +22,7 @@ from diffctl.solvers import (
     PiGDM,
     solve,
 )
-from diffctl.solvers.conjugate import exactly_measured, unmeasured
-from diffctl.solvers.conjugate_pigdm import few_steps
+from diffctl.solvers.conjugate import exactly_measured, few_steps, unmeasured
 from tests.solvers import oracle
 from tests.solvers.bed import SIZE, bed, draws, grid, mixture
 from tests.tolerances import EXACT64
@@ -88,12 +87,8 @@ def test_it_converges_to_its_flow_at_first_order(kind, weight, tilt):
     assert 0.46 < errors[1] / errors[0] < 0.54
 
 
-def _published(weight, tilt, seen, first, last):
-    """The integrals of the paper over VP time, for data seen `seen(b)` with slope.
-
-    Returns the weights of x0_hat, y, eps and g for x = x_vp / mu.
-    """
-    psi, kappa = seen
+def _vp():
+    """Return b, beta = db/dt and the scales of signal and noise over VP time."""
 
     def b(t):
         return 0.1 * t + 9.95 * t**2
@@ -106,6 +101,17 @@ def _published(weight, tilt, seen, first, last):
 
     def std(t):
         return np.sqrt(-np.expm1(-b(t)))
+
+    return b, beta, mu, std
+
+
+def _published(weight, tilt, seen, first, last):
+    """The integrals of the paper over VP time, for data seen `seen(b)` with slope.
+
+    Returns the weights of x0_hat, y, eps and g for x = x_vp / mu.
+    """
+    psi, kappa = seen
+    b, beta, mu, std = _vp()
 
     def change(t):
         return np.exp(tilt * t + b(t) / 2 - weight * psi(b(t)) / 2)
@@ -307,18 +313,7 @@ def _released(weight, tilt, q, first, last):
 
     k0, c2 and c3 are its coefficients, with a first-order inverse; q = (s_y / s_i)^2.
     """
-
-    def b(t):
-        return 0.1 * t + 9.95 * t**2
-
-    def beta(t):
-        return 0.1 + 19.9 * t
-
-    def mu(t):
-        return np.exp(-b(t) / 2)
-
-    def std(t):
-        return np.sqrt(-np.expm1(-b(t)))
+    b, beta, mu, std = _vp()
 
     def k0(t):
         return tilt * t + b(t) / 2

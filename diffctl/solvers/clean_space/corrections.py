@@ -15,7 +15,7 @@ from diffctl.diffusion import Bound, NoiseLevel, clip
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.clean_space.penalties import BayesianPenalty, Penalty
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import Levels, LevelSolver, standard_normal
 
 
 @pytree_dataclass
@@ -43,7 +43,7 @@ class CorrectionSolver(LevelSolver):
         x: jax.Array,
         x0_hat: jax.Array,
         corrected: jax.Array,
-        levels: tuple[NoiseLevel, NoiseLevel],
+        levels: Levels,
         noise: jax.Array,
     ) -> jax.Array:
         """Return x' of (3), (*shape), and u itself at the clean level."""

@@ -18,6 +18,7 @@ from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.clean_space.corrections import CorrectionSolver
 from diffctl.solvers.clean_space.penalties import ConstantPenalty
 from diffctl.solvers.ddnm import released_grid
+from diffctl.solvers.levels import Levels
 from diffctl.solvers.requirements import linear, noise_std
 
 
@@ -92,7 +93,7 @@ class DDS(CorrectionSolver):
         x: jax.Array,
         x0_hat: jax.Array,
         corrected: jax.Array,
-        levels: tuple[NoiseLevel, NoiseLevel],
+        levels: Levels,
         noise: jax.Array,
     ) -> jax.Array:
         estimate = Estimate(x0_hat=x0_hat)

@@ -30,7 +30,7 @@ from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.clean_space.corrections import CorrectionSolver
 from diffctl.solvers.clean_space.penalties import BayesianPenalty
 from diffctl.solvers.ddnm import released_grid
-from diffctl.solvers.levels import towards_data
+from diffctl.solvers.levels import Levels, towards_data
 from diffctl.solvers.requirements import linear, noise_std
 from diffctl.solvers.tasks import for_task
 
@@ -178,7 +178,7 @@ class HalfQuadraticSplitting(CorrectionSolver):
         x: jax.Array,
         x0_hat: jax.Array,
         corrected: jax.Array,
-        levels: tuple[NoiseLevel, NoiseLevel],
+        levels: Levels,
         noise: jax.Array,
     ) -> jax.Array:
         estimate = Estimate(x0_hat=corrected)

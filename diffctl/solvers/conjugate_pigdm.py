@@ -28,7 +28,8 @@ from diffctl.solvers.conjugate import (
     exactly_measured,
     few_steps,
 )
-from diffctl.solvers.levels import Levels, towards_data
+from diffctl.solvers.data_steps import towards_data, towards_noisy_data
+from diffctl.solvers.levels import Levels
 from diffctl.solvers.pigdm import NonlinearInverse, estimate_variance
 from diffctl.solvers.requirements import linear, noise_std, spectral
 from diffctl.solvers.spectral import SpectralData
@@ -123,10 +124,8 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
         return self.pull(problem, nothing, self.grid.sigma[0])
 
     def pull(self, problem: Problem, x0_hat: jax.Array, sigma: jax.Array) -> jax.Array:
-        operator = linear(problem)
-        residual = problem.residual(x0_hat)
         damping = noise_std(problem) ** 2 / estimate_variance(sigma, 1.0)
-        return operator.damped_pinv(residual, damping)
+        return towards_noisy_data(problem, x0_hat, damping)
 
     def measured_change(
         self, problem: Problem, parts: Parts, levels: Levels

@@ -30,7 +30,8 @@ from diffctl.operators.base import (
     WhiteNoise,
 )
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.levels import Levels, LevelSolver, standard_normal, towards_data
+from diffctl.solvers.data_steps import towards_data
+from diffctl.solvers.levels import Levels, LevelSolver, standard_normal
 from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.spectral import spectral_step
 from diffctl.solvers.travel import TimeTravel, renoise_prediction

@@ -14,7 +14,6 @@ from diffctl.core import DiffusionPrior, Solver
 from diffctl.diffusion import Estimate, NoiseGrid, NoiseLevel, OneCallStep
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
-from diffctl.solvers.requirements import linear
 
 # Of a step: the level it is at and the one it leads to.
 Levels = tuple[NoiseLevel, NoiseLevel]
@@ -68,15 +67,6 @@ class LevelSolver(Solver):
 def standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
     """Draw z ~ N(0, I) of the shape and dtype of an array."""
     return jax.random.normal(key, like.shape, like.dtype)
-
-
-def towards_data(problem: Problem, x: jax.Array) -> jax.Array:
-    """Return A^+ (y - A x), the least change that makes x explain the measurement.
-
-    Only singular values at rounding level count as zeros. Those that are merely small
-    amplify the noise of y; `operators.Truncated` leaves them out.
-    """
-    return linear(problem).pinv(problem.residual(x))
 
 
 def estimate_with_pullback(

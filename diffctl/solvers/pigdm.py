@@ -32,12 +32,8 @@ from diffctl.diffusion import (
 from diffctl.operators.base import LinearOperator, Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.conjugate import few_steps
-from diffctl.solvers.levels import (
-    LevelSolver,
-    estimate_with_pullback,
-    standard_normal,
-    towards_data,
-)
+from diffctl.solvers.data_steps import towards_data, towards_noisy_data
+from diffctl.solvers.levels import LevelSolver, estimate_with_pullback, standard_normal
 from diffctl.solvers.requirements import linear, noise_std
 
 Weight = Callable[[OneCallStep, NoiseLevel, NoiseLevel, jax.Array], jax.Array]
@@ -213,9 +209,8 @@ class PiGDM(PseudoinverseGuidance):
     def pull(
         self, problem: Problem, x0_hat: jax.Array, variance: jax.Array
     ) -> jax.Array:
-        operator = linear(problem)
-        residual = problem.residual(x0_hat)
-        return operator.damped_pinv(residual, noise_std(problem) ** 2 / variance)
+        damping = noise_std(problem) ** 2 / variance
+        return towards_noisy_data(problem, x0_hat, damping)
 
 
 @pytree_dataclass

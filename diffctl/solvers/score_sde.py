@@ -15,7 +15,8 @@ from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import Ancestral, OneCallStep
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass
-from diffctl.solvers.levels import LevelSolver, standard_normal, towards_data
+from diffctl.solvers.data_steps import towards_data
+from diffctl.solvers.levels import LevelSolver, standard_normal
 
 
 def noisy_projection(

@@ -2,7 +2,8 @@
 
 For R(x) = F(K x), with the penalty p of the iteration:
 
-1. x <- argmin_x f(x) + p / 2 |K x - v + u|^2       conjugate gradients, from the last x
+1. x <- argmin_x f(x) + p / 2 |K x - v + u|^2       CG from the last x, or (K = I) the
+                                                    singular system if A has one
 2. v <- argmin_v F(v) + p / 2 |v - K x - u|^2       the prior's proximal map
 3. u <- u + K x - v,   then scaled by p / p_next
 """
@@ -34,7 +35,8 @@ class ADMM(PenaltySolver):
     or the rising penalty of `plug_and_play`.
 
     Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and n num_inner
-    products with A^T A and K^T K. No derivative of a network.
+    products with A^T A and K^T K, or for K = I and an A with a singular system, n with
+    (A^T A + s_y^2 p)^{-1}. No derivative of a network.
 
     `StepTrace.extra` holds the `primal_residual` |K x - v| and the `dual_residual`
     p |K^T (v - v_previous)|; both vanish at the solution.
@@ -45,7 +47,7 @@ class ADMM(PenaltySolver):
         num_steps: n.
         penalty: p, (); it changes the speed, not the solution.
         final_penalty: see `PenaltySolver`.
-        num_inner: conjugate gradients in each iteration.
+        num_inner: conjugate gradients in each iteration, where they are needed.
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, ProximalPrior)

@@ -1,7 +1,8 @@
 """The data term f(x) = |A x - y|^2 / (2 s_y^2) of linear operators and white noise.
 
 1. fit         argmin_x f(x) + penalty / 2 |K x - target|^2, which solves
-               (A^T A + s_y^2 penalty K^T K) x = A^T y + s_y^2 penalty K^T target
+               (A^T A + s_y^2 penalty K^T K) x = A^T y + s_y^2 penalty K^T target;
+               for K = I, x = target + A^T (A A^T + s_y^2 penalty)^-1 (y - A target)
 2. gradient    A^T (A x - y) / s_y^2
 3. curvature   |A|^2 / s_y^2, the Lipschitz constant of (2)
 """
@@ -16,6 +17,7 @@ from diffctl.core import ProximalPrior
 from diffctl.numerics.krylov import conjugate_gradient
 from diffctl.numerics.randomized import randomized_eigh
 from diffctl.operators.base import LinearOperator, Problem, SpectralOperator
+from diffctl.solvers.data_steps import towards_noisy_data
 from diffctl.solvers.requirements import linear, noise_std
 
 # Of a block of six vectors: relative errors below 1e-3 unless seven singular values
@@ -30,12 +32,14 @@ class LinearMap(NamedTuple):
     adjoint: Callable[[jax.Array], jax.Array]
 
 
-def analysis_of(prior: ProximalPrior) -> LinearMap:
-    """Return the K of a regulariser F(K x)."""
-    return LinearMap(prior.analysis, prior.analysis_adjoint)
-
-
 IDENTITY = LinearMap(lambda x: x, lambda z: z)
+
+
+def analysis_of(prior: ProximalPrior) -> LinearMap:
+    """Return the K of a regulariser F(K x), `IDENTITY` if its class has none."""
+    if type(prior).analysis is ProximalPrior.analysis:
+        return IDENTITY
+    return LinearMap(prior.analysis, prior.analysis_adjoint)
 
 
 def grey(problem: Problem) -> jax.Array:
@@ -51,9 +55,15 @@ def fit(
     guess: jax.Array,
     num_inner: int,
 ) -> jax.Array:
-    """Return (1), (*shape), by `num_inner` conjugate gradients from `guess`."""
+    """Return (1), (*shape).
+
+    By the singular system if K = I and A has one, or else by `num_inner` conjugate
+    gradients from `guess`.
+    """
     operator = linear(problem)
     damping = jnp.asarray(penalty * noise_std(problem) ** 2, guess.dtype)
+    if split is IDENTITY and isinstance(operator, SpectralOperator):
+        return target + towards_noisy_data(problem, target, damping)
 
     def matvec(x: jax.Array) -> jax.Array:
         return operator.normal(x) + damping * split.adjoint(split.forward(x))

@@ -1,6 +1,6 @@
 """Half-quadratic splitting; plug-and-play with a denoiser.
 
-1. x <- argmin_x f(x) + p / 2 |x - v|^2      conjugate gradients, from v
+1. x <- argmin_x f(x) + p / 2 |x - v|^2      singular system, or CG from v
 2. v <- argmin_v R(v) + p / 2 |v - x|^2      the prior's proximal map
 """
 
@@ -26,15 +26,15 @@ class HQS(PenaltySolver):
 
     Requirements: a linear operator, white noise, a proximal prior.
 
-    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and n num_inner
-    products with A^T A. No derivative of a network.
+    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and, unless A has a
+    singular system, n num_inner products with A^T A. No derivative of a network.
 
     Args:
         num_steps: n; 8 to 24 published for networks.
         penalty: p of the first iteration, (); the default is a level of 3, because
             the published ones near 0.5 do not fill large gaps (see `ADMM`).
         final_penalty: of the last one; the default is a level of 0.02.
-        num_inner: conjugate gradients in each iteration.
+        num_inner: conjugate gradients in each iteration, if A has no singular system.
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, ProximalPrior)

@@ -29,9 +29,10 @@ from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.clean_space.corrections import CorrectionSolver
 from diffctl.solvers.clean_space.penalties import BayesianPenalty
+from diffctl.solvers.data_steps import towards_data, towards_noisy_data
 from diffctl.solvers.ddnm import released_grid
-from diffctl.solvers.levels import Levels, towards_data
-from diffctl.solvers.requirements import linear, noise_std
+from diffctl.solvers.levels import Levels
+from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.tasks import for_task
 
 # Levels, lambda in the unit of the code, and zeta.
@@ -97,9 +98,7 @@ class Proximal(Correction):
     def __call__(
         self, problem: Problem, x0_hat: jax.Array, penalty: jax.Array
     ) -> jax.Array:
-        operator = linear(problem)
-        residual = problem.residual(x0_hat)
-        return x0_hat + operator.damped_pinv(residual, penalty)
+        return x0_hat + towards_noisy_data(problem, x0_hat, penalty)
 
 
 @pytree_dataclass

@@ -16,8 +16,9 @@ from diffctl.core import Calls, ConsistencyPrior, StepTrace
 from diffctl.diffusion.consistency import renoise
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass
-from diffctl.solvers.levels import LevelSolver, standard_normal, towards_data
-from diffctl.solvers.requirements import linear, noise_std
+from diffctl.solvers.data_steps import towards_data, towards_noisy_data
+from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.requirements import noise_std
 
 
 class DataStep(abc.ABC):
@@ -52,10 +53,8 @@ class ProximalStep(DataStep):
     def __call__(
         self, problem: Problem, x0_hat: jax.Array, sigma: jax.Array
     ) -> jax.Array:
-        operator = linear(problem)
-        residual = problem.residual(x0_hat)
         damping = self.weight * (noise_std(problem) / sigma) ** 2
-        return x0_hat + operator.damped_pinv(residual, damping)
+        return x0_hat + towards_noisy_data(problem, x0_hat, damping)
 
 
 @pytree_dataclass

@@ -13,4 +13,5 @@ from experiments.common.table import pivot as pivot
 from experiments.common.table import provenance as provenance
 from experiments.common.table import summarise as summarise
 from experiments.common.table import to_markdown as to_markdown
+from experiments.common.table import with_figures as with_figures
 from experiments.common.table import write_tables as write_tables

@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,13 @@ def provenance(records: Sequence[dict[str, Any]]) -> str:
         prefix + " and ".join(part) for prefix, part in zip(names, parts, strict=True)
     ]
     return f"from {len(records)} files, {'; '.join(described)}"
+
+
+def with_figures(text: str, write: Callable[[], list[str]]) -> str:
+    """Return the text with a line on its figures, which `write` writes and names."""
+    if find_spec("matplotlib"):
+        return f"{text}\nFigures: {', '.join(write())}.\n"
+    return f"{text}\nNo figures: they need matplotlib, from the extra `report`.\n"
 
 
 def write_tables(out: Path, markdown: str, summaries: Sequence[Summary]) -> None:

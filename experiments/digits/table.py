@@ -1,17 +1,21 @@
 """The tables of the digits experiment, from its files."""
 
+from functools import partial
+
 from experiments.common import (
     Measure,
     Results,
     origin,
-    pivot,
     summarise,
     to_markdown,
+    with_figures,
     write_tables,
 )
+from experiments.digits.figure import write_figure
+from experiments.digits.standings import PSNR, standings
 
 MEASURES = (
-    Measure("psnr", "PSNR (dB)", 2),
+    PSNR,
     Measure("ssim", "SSIM", 3),
     Measure("misfit", "misfit", 2),
     Measure("recognised", "recognised (%)", 1, factor=100),
@@ -21,15 +25,19 @@ MEASURES = (
 
 
 def render(results: Results) -> str:
-    """Write `table.md` and `table.json`, and return the former."""
+    """Write `table.md`, `table.json` and the figure, and return the first of them."""
     records = results.records()
     summaries = summarise(records, MEASURES)
     text = (
-        f"{pivot(summaries, MEASURES[0], 'task')}\n{MEASURES[0].heading}.\n\n"
+        f"{standings(summaries)}\nBehind the best: by how many dB a solver is behind "
+        "the best of its budget, mean over the tasks it can do. A budget is the number "
+        "of network calls, forwards and VJPs, that a solver may make; `own` are its "
+        "default settings.\n\n"
         f"{to_markdown(summaries, MEASURES)}\n{origin(records)} Misfit: squared "
         "residual per measured number in units of the noise variance, 1 at the noise "
         "level. Forwards, VJPs: network calls per image. Seconds: of the compiled "
         "program per image, in chunks, without compilation.\n"
     )
+    text = with_figures(text, partial(write_figure, results.out, summaries))
     write_tables(results.out, text, summaries)
     return text

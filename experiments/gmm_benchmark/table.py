@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from functools import partial
 
-from experiments.common import Results, provenance
+from experiments.common import Results, provenance, with_figures
 from experiments.common.store import write_json
 from experiments.common.table import grid
 from experiments.gmm_benchmark.figures import write_figures
@@ -37,11 +37,8 @@ def render(results: Results) -> str:
         f"Samplers\n\n{_costs(found)}",
         f"{_LEGEND} {_sizes(found)}\n\nComputed {provenance(records)}.\n",
     ]
-    text = "\n".join(parts)
-    if find_spec("matplotlib"):
-        text += f"Figures: {', '.join(write_figures(results.out, records, found))}.\n"
-    else:
-        text += "No figures: they need matplotlib, from the extra `report`.\n"
+    write = partial(write_figures, results.out, records, found)
+    text = with_figures("\n".join(parts), write)
     (results.out / "table.md").write_text(text, encoding="utf-8")
     write_json(results.out / "table.json", [summary.to_json() for summary in found])
     return text

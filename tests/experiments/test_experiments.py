@@ -119,6 +119,8 @@ def test_what_a_solver_cannot_take_is_left_out(tmp_path, capsys):
     assert "motion_deblurring ddrm own: left out" in text.err
     assert "| motion_deblurring | tikhonov | own |" in text.out
     assert "ddrm" not in text.out
+    assert "Figures: psnr_by_calls.png" in text.out
+    assert (tmp_path / "out" / "psnr_by_calls.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_an_untrained_network_is_no_gaussian():

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.common import Measure, pivot, summarise, to_markdown
 from experiments.common.store import Results
+from experiments.digits.standings import standings
 
 PSNR = Measure("psnr", "PSNR (dB)", 2)
 HITS = Measure("recognised", "recognised (%)", 1, factor=100)
@@ -65,3 +66,29 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_text('{"ids": [')
     with pytest.raises(ValueError, match=path.name):
         Results(tmp_path).records()
+
+
+def test_standings_go_by_the_distance_to_the_best():
+    def restored(solver, task, psnr, budget):
+        labels = {"task": task, "solver": solver, "budget": budget}
+        return record([0], [psnr]) | {"labels": labels}
+
+    records = [
+        restored("able", "super_resolution_x4", 18.0, "100"),
+        restored("able", "box_inpainting", 12.0, "100"),
+        restored("picky", "super_resolution_x4", 19.5, "100"),
+        restored("broken", "box_inpainting", None, "100"),
+        restored("able", "box_inpainting", 14.0, "own"),
+    ]
+    lines = standings(summarise(records, [PSNR])).splitlines()
+    rows = [line for line in lines if line.startswith("| ") and "---" not in line]
+    assert [line for line in rows if "solver" not in line] == [
+        "| able |  |  | 14.00 |  |  | 0.00 |",
+        "| picky | 19.50 |  |  |  |  | 0.00 |",
+        "| able | 18.00 |  | 12.00 |  |  | 0.75 |",
+        "| broken |  |  |  |  |  |  |",
+    ]
+    assert [line for line in lines if "budget" in line] == [
+        "PSNR (dB), budget own:",
+        "PSNR (dB), budget 100:",
+    ]

@@ -45,11 +45,10 @@ def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
     for role, what in given.items():
         if isinstance(what, needed[role]):
             continue
-        able = [cls.__name__ for cls in solver_classes() if _takes(cls, given)]
-        cure = f"Use {', '.join(able)}" if able else "No solver takes this problem"
+        able = [cls for cls in solver_classes() if _takes(cls, given)]
         raise TypeError(
             f"{type(solver).__name__} needs a {needed[role].__name__} as {role}; "
-            f"{type(what).__name__} is not one. {cure}."
+            f"{type(what).__name__} is not one. {_cure(type(solver), able)}"
         )
 
 
@@ -66,6 +65,23 @@ def _needed(solver: type[Solver]) -> dict[str, type]:
 
 def _takes(solver: type[Solver], given: dict[str, Any]) -> bool:
     return all(isinstance(given[role], kind) for role, kind in _needed(solver).items())
+
+
+def _cure(wanted: type[Solver], able: list[type[Solver]]) -> str:
+    """Return which solvers to take instead, the most like the wanted one first."""
+    if not able:
+        return "No solver takes this operator with this prior and this noise."
+    alike = sorted(able, key=lambda cls: -_likeness(wanted, cls))
+    nearest, *others = (cls.__name__ for cls in alike)
+    rest = f"; so can {', '.join(others)}" if others else ""
+    return f"The nearest that can is {nearest}{rest}."
+
+
+def _likeness(one: type[Solver], other: type[Solver]) -> int:
+    """Return how many ancestors two solvers share, and the classes that they need."""
+    pairs = [(one, other)]
+    pairs += zip(_needed(one).values(), _needed(other).values(), strict=True)
+    return sum(len(set(a.__mro__) & set(b.__mro__)) for a, b in pairs)
 
 
 def solver_classes() -> list[type[Solver]]:

@@ -24,7 +24,13 @@ class Classifier(Operator):
     def create(
         cls, network: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]
     ) -> "Classifier":
-        """Check that `network` maps one image of `shape` to a vector of logits."""
+        """Check that `network` maps one image of `shape` to a vector of logits.
+
+        A plain function becomes part of the compiled program; arrays that it captures
+        become constants.
+        """
+        if jax.tree_util.all_leaves([network]):
+            network = jax.tree_util.Partial(network)
         operator = cls(network=network, shape=shape)
         logits = jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, float))
         require(

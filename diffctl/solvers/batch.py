@@ -4,7 +4,7 @@ Example i is solved with `fold_in(key, ids[i])`, so its result does not depend o
 size, chunks, device count or the point of resumption.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -54,22 +54,19 @@ def solve_batch(
 
     Raises:
         TypeError, ValueError: as `solve` for the first example, and for the noise of
-            every one; also for mapped leaves of different lengths.
+            every one with what it asks of the measurement (labels in range); also for
+            mapped leaves of different lengths.
     """
     is_mapped, leaves, structure = _partition(problems, axes)
     mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
     size = _batch_size(mapped)
 
-    def example(i: int) -> Problem:
-        pairs = zip(leaves, is_mapped, strict=True)
-        own = [leaf[i] if flag else leaf for leaf, flag in pairs]
-        return jax.tree.unflatten(structure, own)
-
+    flags = jax.tree.unflatten(structure, is_mapped)
+    first = _example(problems, flags, 0)
     with _naming(0):
         at_once = _at_once(size, chunk_size, mesh)
-        check_inputs(example(0), prior, solver, examples=at_once)
-    if any(jax.tree.leaves(jax.tree.unflatten(structure, is_mapped).noise)):
-        _check_noise(example, size)
+        check_inputs(first, prior, solver, examples=at_once)
+    _check_noise(problems, flags, first.operator.measurement_spec(), size)
     ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
     if ids.shape != (size,):
         raise ValueError(
@@ -175,13 +172,21 @@ def _at_once(size: int, chunk_size: int | None, mesh: Mesh | None) -> int:
     return own * mesh.size if mesh.devices.flat[0].platform == "cpu" else own
 
 
-def _check_noise(example: Callable[[int], Problem], size: int) -> None:
-    """Check the noise of all examples but the first, which is checked with all else."""
-    clean = example(0).operator.measurement_spec()
-    for i in range(1, size):
+def _example(batch: Any, is_mapped: Any, i: int) -> Any:
+    """Return example i of a pytree some of whose leaves have a batch axis."""
+    return jax.tree.map(lambda leaf, flag: leaf[i] if flag else leaf, batch, is_mapped)
+
+
+def _check_noise(problems: Problem, is_mapped: Problem, clean: Any, size: int) -> None:
+    """Check the noise of all examples but the first, which is checked with all else.
+
+    That includes what a noise model asks of a measurement, such as a label in range.
+    """
+    parts, flags = (problems.y, problems.noise), (is_mapped.y, is_mapped.noise)
+    for i in range(1, size if any(jax.tree.leaves(flags)) else 1):
         with _naming(i):
-            problem = example(i)
-            problem.noise.check(problem.y, clean)
+            y, noise = _example(parts, flags, i)
+            noise.check(y, clean)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from diffctl.core import Status
-from diffctl.operators import GaussianNoise, Problem
+from diffctl.operators import Categorical, Classifier, GaussianNoise, Problem
 from diffctl.pytree import axes
 from diffctl.solvers import DPS, check, solve, solve_batch
 from tests.solvers.bed import bed, grid, mixture
@@ -109,6 +109,16 @@ def test_the_noise_of_every_example_is_checked(i, bad):
     mapped = Problem(y=0, operator=None, noise=GaussianNoise(std=0))
     with pytest.raises(ValueError, match=rf"example {i} of the batch: noise std is"):
         solve_batch(KEY, problems, mixture(), _solver(), axes=mapped)
+
+
+@pytest.mark.parametrize("i", [0, 2])
+def test_the_label_of_every_example_is_checked(i):
+    prior = mixture()
+    classifier = Classifier.create(lambda x: x[:3], prior.shape)
+    labels = jnp.zeros(3, jnp.int32).at[i].set(3)
+    problems = Problem(y=labels, operator=classifier, noise=Categorical())
+    with pytest.raises(ValueError, match=rf"example {i} of the batch: the label is 3"):
+        solve_batch(KEY, problems, prior, _solver())
 
 
 def test_failures_are_named_by_index(whole):

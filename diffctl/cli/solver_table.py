@@ -50,7 +50,6 @@ from diffctl.solvers import (
     SimplifiedDDNMPlus,
     Tikhonov,
     daps_grid,
-    negative_log_likelihood,
     quadratic_grid,
 )
 from diffctl.solvers.conjugate import few_steps
@@ -267,10 +266,7 @@ SOLVERS: Mapping[str, SolverChoice] = {
     ),
     "red_diff": SolverChoice(
         "RED-diff on the likelihood, for any task",
-        _by_levels(
-            lambda n: REDDiff(grid=released_grid(n), data_loss=negative_log_likelihood),
-            1000,
-        ),
+        _by_levels(lambda n: REDDiff.default(num_steps=n), 1000),
     ),
     "red_diff_released_code": SolverChoice("RED-diff as released", _red_diff_released),
     "tds": SolverChoice(

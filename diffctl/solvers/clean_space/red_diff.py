@@ -20,7 +20,7 @@ from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
 from diffctl.diffusion import NoiseGrid, eps_from_x0
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import squared_norm
-from diffctl.operators.base import Operator, Problem
+from diffctl.operators.base import Operator, Problem, SpectralOperator
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.levels import standard_normal
@@ -113,6 +113,21 @@ def pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
     return linear(problem).pinv(problem.y).astype(like.dtype)
 
 
+def cutoff_pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
+    """Return A^+ y without the singular values at or below 0.03 of the largest.
+
+    The released operators of blur treat those as zeros; A^+ would return the noise of y
+    amplified without bound. An operator without singular system has its own A^+.
+    """
+    operator = problem.operator
+    if not isinstance(operator, SpectralOperator):
+        return pinv_guess(problem, like)
+    s = operator.singular_values
+    kept = s > 0.03 * jnp.max(s, initial=0.0)
+    coefficients = operator.u_adjoint(problem.y) / jnp.where(kept, s, 1)
+    return operator.v(jnp.where(kept, coefficients, 0)).astype(like.dtype)
+
+
 class _Descending(NamedTuple):
     mu: jax.Array  # (*shape)
     optimizer_state: Any
@@ -169,12 +184,27 @@ class REDDiff(Solver):
     first_guess: FirstGuess = static(default=zero_guess)
 
     @classmethod
+    def default(cls, *, num_steps: int = 1000) -> "REDDiff":
+        """Return settings for any operator and noise: the likelihood as loss.
+
+        In its unit the weight at high noise that Bayes' rule asks for is 1 / s^2 for a
+        signal of standard deviation s; `linear_weight` fades and needs more. Of 0.25,
+        4, 16 and 64 on eight digits, 16 is 0.4 dB behind the best for super-resolution
+        and 1.5 dB for Gaussian deblurring, where 0.25 is 12.6 dB behind.
+        """
+        return cls(
+            grid=released_grid(num_steps),
+            reg_weight=16.0,
+            data_loss=negative_log_likelihood,
+        )
+
+    @classmethod
     def released_code(
         cls,
         task: str,
         *,
         num_steps: int = 1000,
-        first_guess: FirstGuess = pinv_guess,
+        first_guess: FirstGuess = cutoff_pinv_guess,
     ) -> "REDDiff":
         """Return the settings of the authors' test script for a task.
 
@@ -198,7 +228,9 @@ class REDDiff(Solver):
 
         It runs noise-free super-resolution and inpainting with lambda = 1.
         """
-        return cls._averaged(num_steps, 0.1, reg_weight=1.0, first_guess=pinv_guess)
+        return cls._averaged(
+            num_steps, 0.1, reg_weight=1.0, first_guess=cutoff_pinv_guess
+        )
 
     @classmethod
     def _averaged(cls, num_steps: int, step_size: float, **fields: Any) -> "REDDiff":

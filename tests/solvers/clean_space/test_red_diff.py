@@ -11,7 +11,7 @@ import pytest
 from diffctl.core import DiffusionPrior
 from diffctl.diffusion import NoiseGrid
 from diffctl.numerics.descent import Descent
-from diffctl.operators import FunctionOperator, GaussianNoise, Problem
+from diffctl.operators import DenseMatrix, FunctionOperator, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
@@ -222,6 +222,19 @@ def test_published_settings():
     np.testing.assert_allclose(
         start.mu, np.linalg.pinv(law.matrix) @ law.y, rtol=1e-4, atol=1e-5
     )
+
+
+def test_the_released_start_leaves_out_small_singular_values():
+    rng = np.random.default_rng(3)
+    left, right = (np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0] for _ in range(2))
+    s = np.array([2.0, 0.07, 0.05, 1e-4])  # 0.03 of the largest is 0.06
+    y = rng.normal(size=SIZE)
+    operator = DenseMatrix.from_array(jnp.asarray(left * s @ right.T))
+    problem = Problem(y=jnp.asarray(y), operator=operator, noise=GaussianNoise(std=0.1))
+    solver = REDDiff.released_code("gaussian_deblurring", num_steps=2)
+    start = solver.init(KEY, problem, bed().prior())[0]
+    expected = right[:, :2] @ (left.T @ y / s)[:2]
+    np.testing.assert_allclose(start.mu, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_published_settings_of_a_task_without_pseudo_inverse():

@@ -8,11 +8,11 @@ The feedback is not scaled. The first s is taken for which
 
 with c = 0 that is a strictly smaller cost. If none is, trajectory and cost stay as they
 are, a consistent pair, and the damping grows. The ladder is a scan whose remaining
-rungs are skipped once one is accepted, so it is differentiable in reverse mode. Under
-`vmap` the skip becomes a selection: every rung is then computed, so a batch pays
-max_tries rollouts whatever `tries` says; keep the ladder short there.
+rungs are skipped once one is accepted, so it is differentiable in reverse mode. A batch
+pays for as many rungs as the example that needs most of them.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from diffctl.control.linearisation import Linearisation
 from diffctl.control.policy import Policy
 from diffctl.control.problem import ControlProblem, total_cost
 from diffctl.control.rollout import Trajectory, feedback_rollout
+from diffctl.numerics import computed_where
 
 
 class SearchResult(NamedTuple):
@@ -53,7 +54,7 @@ def backtracking(
     ladder = jnp.asarray(0.5 ** np.arange(max_tries), cost.dtype)
     gains = policy.gains
 
-    def attempt(result: SearchResult, step_size: jax.Array) -> SearchResult:
+    def attempt(step_size: jax.Array, result: SearchResult) -> SearchResult:
         candidate = feedback_rollout(
             problem.dynamics,
             linearisation,
@@ -69,9 +70,9 @@ def backtracking(
         return kept._replace(tries=result.tries + 1)
 
     def rung(result: SearchResult, step_size: jax.Array) -> tuple[SearchResult, Any]:
-        done = result.step_size > 0
-        result = lax.cond(done, lambda r, _: r, attempt, result, step_size)
-        return result, None
+        missing = result.step_size == 0
+        tried = partial(attempt, step_size, result)
+        return computed_where(missing, tried, result), None
 
     nothing = SearchResult(trajectory, cost, jnp.zeros_like(cost), jnp.int32(0))
     result, _ = lax.scan(rung, nothing, ladder)

@@ -7,6 +7,7 @@ and keeps the precision of its input.
 from diffctl.numerics.adjoint import adjoint_of as adjoint_of
 from diffctl.numerics.adjoint import linear_adjoint as linear_adjoint
 from diffctl.numerics.batching import chunked_vmap as chunked_vmap
+from diffctl.numerics.batching import computed_where as computed_where
 from diffctl.numerics.descent import Descent as Descent
 from diffctl.numerics.krylov import conjugate_gradient as conjugate_gradient
 from diffctl.numerics.krylov import least_squares_cg as least_squares_cg

@@ -1,10 +1,44 @@
-"""Batches in chunks: the speed of `vmap` for the memory of a few examples."""
+"""What batches need besides `vmap`: chunks, devices, and skipping what none needs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.sharding import Mesh, PartitionSpec
+
+Tree = TypeVar("Tree")
+
+
+def computed_where(
+    needed: jax.Array, compute: Callable[[], Tree], otherwise: Tree
+) -> Tree:
+    """Return `compute()` where `needed`, (), and `otherwise` elsewhere.
+
+    Under `vmap` it is computed for all examples if any needs it, and skipped if none
+    does. A `lax.cond` on a flag that differs between examples is always computed, and
+    copies what it closes over, such as the weights of a network, for every example.
+    """
+
+    def chosen() -> Tree:
+        return jax.tree.map(
+            lambda new, old: jnp.where(needed, new, old), compute(), otherwise
+        )
+
+    return jax.lax.cond(_any_example(needed), chosen, lambda: otherwise)
+
+
+@custom_vmap
+def _any_example(flag: jax.Array) -> jax.Array:
+    """Return `flag`, (); under `vmap`, whether it holds for any example, unbatched."""
+    return flag
+
+
+@_any_example.def_vmap
+def _(size: int, is_batched: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:
+    # Once more, for a `vmap` around the one that is treated here.
+    return _any_example(jnp.any(flag)), False
 
 
 def chunked_vmap(

@@ -1,4 +1,4 @@
-"""Chunks give what one vmap gives, with less temporary memory."""
+"""Chunks give what one vmap gives in less memory; what no example needs is skipped."""
 
 import chex
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.numerics import chunked_vmap
+from diffctl.numerics import chunked_vmap, computed_where
 from tests.tolerances import REORDER32
 
 
@@ -50,3 +50,56 @@ def test_chunks_need_less_memory():
 def test_chunk_size_is_checked():
     with pytest.raises(ValueError, match="chunk_size is 0"):
         chunked_vmap(_value_and_gradient, 0)
+
+
+def _doubled(needed, x, ran):
+    """Double x where needed; note each time that it is computed."""
+
+    def double():
+        jax.debug.callback(lambda: ran.append(True))
+        return 2 * x
+
+    return computed_where(needed, double, x)
+
+
+@pytest.mark.parametrize("needed", [[False] * 3, [False, True, False], [True] * 3])
+def test_what_no_example_needs_is_skipped(needed):
+    ran, x = [], jnp.asarray([1.0, 2.0, 3.0])
+    flags = jnp.asarray(needed)
+    batched = jax.jit(jax.vmap(lambda flag, x: _doubled(flag, x, ran)))
+    chex.assert_trees_all_equal(batched(flags, x), jnp.where(flags, 2 * x, x))
+    jax.effects_barrier()
+    assert bool(ran) == any(needed)
+
+
+def test_a_single_example_and_nested_batches():
+    x = jnp.arange(6.0).reshape(2, 3)
+    flags = jnp.asarray([[True, False, True], [False, False, False]])
+    twice = jax.vmap(jax.vmap(lambda flag, x: computed_where(flag, lambda: 2 * x, x)))
+    chex.assert_trees_all_equal(twice(flags, x), jnp.where(flags, 2 * x, x))
+    ran = []
+    assert _doubled(jnp.asarray(False), x[0, 1], ran) == x[0, 1]
+    jax.effects_barrier()
+    assert not ran
+
+
+def test_what_is_computed_where_needed_has_derivatives():
+    def square(x):
+        return computed_where(x > 1, lambda: x**2, x)
+
+    x = jnp.asarray([0.5, 3.0])
+    chex.assert_trees_all_equal(jax.vmap(jax.grad(square))(x), jnp.asarray([1.0, 6.0]))
+    total = jax.grad(lambda x: jnp.sum(jax.vmap(square)(x)))
+    chex.assert_trees_all_equal(total(x), jnp.asarray([1.0, 6.0]))
+    chex.assert_trees_all_equal(jax.jvp(square, (x[1],), (1.0,))[1], 6.0)
+
+
+def test_weights_are_not_copied_for_every_example():
+    weights, x = np.ones((256, 256), np.float32), np.ones((16, 256), np.float32)
+
+    def step(flag, x, weights):
+        return computed_where(flag, lambda: jnp.tanh(weights @ x), x)
+
+    batched = jax.jit(jax.vmap(step, (0, 0, None)))
+    lowered = batched.lower(np.ones(16, bool), x, weights)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < weights.nbytes

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from diffctl.core import Calls, SeverityPrior, StepTrace
 from diffctl.diffusion import Ancestral, NoiseGrid
+from diffctl.numerics import computed_where
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.latent.base import LatentSolver
@@ -167,14 +168,12 @@ class FlashDiffusion(LatentSolver):
     ) -> tuple[FlashCarry, StepTrace]:
         index, at = x
 
-        def go(state: jax.Array) -> tuple[jax.Array, StepTrace]:
-            moved, trace = self.inner.step(state, at, problem, prior)
+        def go() -> tuple[jax.Array, StepTrace]:
+            moved, trace = self.inner.step(carry.state, at, problem, prior)
             return moved, _plain(trace.misfit, trace.calls)
 
-        def wait(state: jax.Array) -> tuple[jax.Array, StepTrace]:
-            return state, _plain(carry.misfit, Calls())
-
-        state, trace = jax.lax.cond(index >= carry.start, go, wait, carry.state)
+        wait = carry.state, _plain(carry.misfit, Calls())
+        state, trace = computed_where(index >= carry.start, go, wait)
         return carry._replace(state=state), trace
 
     def finalize(self, carry: FlashCarry, problem: Problem, prior: Any) -> jax.Array:

@@ -4,14 +4,16 @@ A solve of `steps` steps, or of its own number if that takes fewer calls, is com
 with scans of as many forwards and pull-backs, for the same number of particles, in the
 same process: `over_bare_calls` is what the arithmetic around the network costs, and
 checking the inputs and starting the program. Compile times do not depend on the steps.
+With `--batch`, so many examples are solved together and compared with calls of a batch.
 """
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import tyro
 
 import diffctl
@@ -28,11 +30,19 @@ _TASK = "super_resolution_x4"
 
 @dataclass
 class Bench:
-    """What to measure; times are medians of `repeats` interleaved runs."""
+    """What to measure; times are medians of `repeats` interleaved runs.
+
+    Attributes:
+        repeats: runs of each.
+        steps: levels or iterations, if a solver's own are more.
+        solvers: `diffctl list` names them.
+        batch: examples that are solved together.
+    """
 
     repeats: int = 5
     steps: int = 50
     solvers: tuple[str, ...] = tuple(SOLVERS)
+    batch: int = 1
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -47,15 +57,18 @@ def measure(bench: Bench) -> dict[str, Any]:
 def _solver(name: str, problem: Any, prior: Any, bench: Bench) -> dict[str, Any]:
     choice = SOLVERS[name]
     solver = _short(choice, prior, bench.steps)
-    args = (jax.random.key(0), problem, choice.adapt(prior), solver)
+    y = jnp.repeat(problem.y[None], bench.batch, axis=0)
+    problems = replace(problem, y=y) if bench.batch > 1 else problem
+    solve = diffctl.solve_batch if bench.batch > 1 else diffctl.solve
+    args = (jax.random.key(0), problems, choice.adapt(prior), solver)
     started = time.perf_counter()
-    stats = jax.block_until_ready(diffctl.solve(*args)).stats
+    stats = jax.block_until_ready(solve(*args)).stats
     first = time.perf_counter() - started
-    forwards, vjps = int(stats.nfe_fwd), int(stats.nvjp)
-    runs: dict[str, Any] = {"solve": (diffctl.solve, args)}
+    forwards, vjps = float(jnp.mean(stats.nfe_fwd)), float(jnp.mean(stats.nvjp))
+    runs: dict[str, Any] = {"solve": (solve, args)}
     width = _width(solver)
     if forwards:
-        runs |= _bare(prior, width, bench.steps)
+        runs |= _bare(prior, width * bench.batch, bench.steps)
     times = interleaved(runs, bench.repeats)
     found = {"forwards": forwards, "vjps": vjps, "seconds": times["solve"]}
     found["compile_seconds"] = first - times["solve"]

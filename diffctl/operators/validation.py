@@ -79,11 +79,6 @@ def _check_array(y: jax.Array, expected: jax.ShapeDtypeStruct) -> None:
         f"the measurement has dtype {y.dtype}; expected {_kind(expected)}. "
         "Convert 8-bit images by `y / 127.5 - 1`.",
     )
-    require_finite(y)
-
-
-def require_finite(y: jax.Array) -> None:
-    """Raise ValueError if an array has entries that are not finite, unless traced."""
     if isinstance(y, jax.core.Tracer) or _kind(y) == "an integer":
         return
     bad = int(jnp.sum(~jnp.isfinite(y)))

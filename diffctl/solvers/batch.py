@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from diffctl.core import Solution, Solver
 from diffctl.numerics.batching import chunked_vmap, shared_out
 from diffctl.operators.base import Problem
-from diffctl.operators.validation import require_finite
 from diffctl.solvers import progress
 from diffctl.solvers.driver import run
 from diffctl.solvers.requirements import check_inputs
@@ -54,9 +53,9 @@ def solve_batch(
         A `Solution` whose leaves have a leading batch axis.
 
     Raises:
-        TypeError, ValueError: as `solve` for the first example; of every one, for noise
-            and for a measurement that is not finite or not what the noise asks for
-            (labels in range); also for mapped leaves of different lengths.
+        TypeError, ValueError: as `solve` for the first example, and for the noise of
+            every one with what it asks of the measurement (labels in range); also for
+            mapped leaves of different lengths.
     """
     is_mapped, leaves, structure = _partition(problems, axes)
     mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
@@ -67,7 +66,7 @@ def solve_batch(
     with _naming(0):
         at_once = _at_once(size, chunk_size, mesh)
         check_inputs(first, prior, solver, examples=at_once)
-    _check_others(problems, flags, first.operator.measurement_spec(), size)
+    _check_noise(problems, flags, first.operator.measurement_spec(), size)
     ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
     if ids.shape != (size,):
         raise ValueError(
@@ -178,8 +177,8 @@ def _example(batch: Any, is_mapped: Any, i: int) -> Any:
     return jax.tree.map(lambda leaf, flag: leaf[i] if flag else leaf, batch, is_mapped)
 
 
-def _check_others(problems: Problem, is_mapped: Problem, clean: Any, size: int) -> None:
-    """Check measurements and noise of all examples but the first, which is checked.
+def _check_noise(problems: Problem, is_mapped: Problem, clean: Any, size: int) -> None:
+    """Check the noise of all examples but the first, which is checked with all else.
 
     That includes what a noise model asks of a measurement, such as a label in range.
     """
@@ -187,7 +186,6 @@ def _check_others(problems: Problem, is_mapped: Problem, clean: Any, size: int) 
     for i in range(1, size if any(jax.tree.leaves(flags)) else 1):
         with _naming(i):
             y, noise = _example(parts, flags, i)
-            jax.tree.map(require_finite, y)
             noise.check(y, clean)
 
 

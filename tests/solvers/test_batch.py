@@ -111,15 +111,6 @@ def test_the_noise_of_every_example_is_checked(i, bad):
         solve_batch(KEY, problems, mixture(), _solver(), axes=mapped)
 
 
-@pytest.mark.parametrize("i", [0, 4])
-def test_the_measurement_of_every_example_is_checked(i):
-    problems = _problems()
-    lost = dataclasses.replace(problems, y=problems.y.at[i, 1].set(jnp.nan))
-    message = rf"example {i} of the batch: the measurement has 1 NaN"
-    with pytest.raises(ValueError, match=message):
-        solve_batch(KEY, lost, mixture(), _solver())
-
-
 @pytest.mark.parametrize("i", [0, 2])
 def test_the_label_of_every_example_is_checked(i):
     prior = mixture()

@@ -138,13 +138,14 @@ class SpectralOperator(LinearOperator):
         z = self.u_adjoint(y)
         return self.v(self.singular_values.astype(z.dtype) * z)
 
-    def pinv(self, y: jax.Array) -> jax.Array:
+    def pinv(self, y: jax.Array, *, cutoff: float = 0.0) -> jax.Array:
         """Return V diag(1/s) U^H y; singular values at rounding level count as zero.
 
-        Small ones do not: `Truncated` is the operator without them.
+        Small ones do not, unless they are at or below `cutoff` times the largest;
+        `Truncated` is the operator without them.
         """
         z = self.u_adjoint(y)
-        inverse = self.inverse_singular_values(z.dtype)
+        inverse = self.inverse_singular_values(z.dtype, cutoff=cutoff)
         # A selection, not only a product: what was not observed may be NaN.
         return self.v(jnp.where(inverse > 0, inverse * z, 0))
 
@@ -156,12 +157,18 @@ class SpectralOperator(LinearOperator):
         filtered = s / jnp.where(seen, s**2 + damping, 1) * z
         return self.v(jnp.where(seen, filtered, 0))
 
-    def inverse_singular_values(self, dtype: jax.typing.DTypeLike) -> jax.Array:
-        """Return 1/s, (k,), with 0 for singular values at the rounding of `dtype`."""
+    def inverse_singular_values(
+        self, dtype: jax.typing.DTypeLike, *, cutoff: float = 0.0
+    ) -> jax.Array:
+        """Return 1/s, (k,), with 0 for singular values at the rounding of `dtype`.
+
+        Also for those at or below `cutoff` times the largest.
+        """
         s = self.singular_values.astype(dtype)
         # Fast transforms and small factors err by a few eps whatever the image size;
         # the usual eps * size would discard a blur's genuine singular values.
-        tiny = 10 * jnp.finfo(s.dtype).eps * math.sqrt(s.size) * jnp.max(s, initial=0.0)
+        rounding = 10 * jnp.finfo(s.dtype).eps * math.sqrt(s.size)
+        tiny = jnp.maximum(rounding, cutoff) * jnp.max(s, initial=0.0)
         return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
 
 

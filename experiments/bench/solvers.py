@@ -57,10 +57,11 @@ def measure(bench: Bench) -> dict[str, Any]:
 def _solver(name: str, problem: Any, prior: Any, bench: Bench) -> dict[str, Any]:
     choice = SOLVERS[name]
     solver = _short(choice, prior, bench.steps)
-    y = jnp.repeat(problem.y[None], bench.batch, axis=0)
-    problems = replace(problem, y=y) if bench.batch > 1 else problem
-    solve = diffctl.solve_batch if bench.batch > 1 else diffctl.solve
-    args = (jax.random.key(0), problems, choice.adapt(prior), solver)
+    solve: Any = diffctl.solve
+    if bench.batch > 1:
+        solve = diffctl.solve_batch
+        problem = replace(problem, y=jnp.repeat(problem.y[None], bench.batch, axis=0))
+    args = (jax.random.key(0), problem, choice.adapt(prior), solver)
     started = time.perf_counter()
     stats = jax.block_until_ready(solve(*args)).stats
     first = time.perf_counter() - started

@@ -12,7 +12,7 @@ PSNR = Measure("psnr", "PSNR (dB)", 2)
 
 def standings(summaries: Sequence[Summary]) -> str:
     """Return a table for each budget, a row for each solver, tasks side by side."""
-    budgets = dict.fromkeys(summary.labels["budget"] for summary in summaries)
+    budgets = {summary.labels["budget"] for summary in summaries}
     tables = [
         f"PSNR (dB), budget {budget}:\n\n{_table(_of(summaries, budget))}"
         for budget in sorted(budgets, key=_size)

@@ -122,10 +122,7 @@ def cutoff_pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
     operator = problem.operator
     if not isinstance(operator, SpectralOperator):
         return pinv_guess(problem, like)
-    s = operator.singular_values
-    kept = s > 0.03 * jnp.max(s, initial=0.0)
-    coefficients = operator.u_adjoint(problem.y) / jnp.where(kept, s, 1)
-    return operator.v(jnp.where(kept, coefficients, 0)).astype(like.dtype)
+    return operator.pinv(problem.y, cutoff=0.03).astype(like.dtype)
 
 
 class _Descending(NamedTuple):

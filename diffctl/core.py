@@ -50,15 +50,19 @@ class LatentPrior(abc.ABC):
     latent: DiffusionPrior
 
     @abc.abstractmethod
-    def encode(self, x: jax.Array) -> jax.Array:
-        """Return the latent of an image; `x` (*shape) -> (*latent.shape)."""
-
-    @abc.abstractmethod
     def decode(self, z: jax.Array) -> jax.Array:
         """Return the image of a latent; `z` (*latent.shape) -> (*shape)."""
 
 
-class SeverityPrior(LatentPrior):
+class EncodedPrior(LatentPrior):
+    """A latent prior with the encoder of its autoencoder."""
+
+    @abc.abstractmethod
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Return the latent of an image; `x` (*shape) -> (*latent.shape)."""
+
+
+class SeverityPrior(EncodedPrior):
     """A latent prior with an encoder of measurements that knows how wrong it is."""
 
     @abc.abstractmethod

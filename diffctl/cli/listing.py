@@ -10,14 +10,20 @@ from diffctl.cli.options import List
 from diffctl.cli.solver_table import SOLVERS
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Outcome, Terminal
+from diffctl.core import AutoencodingPrior, EncodedPrior, Solver
 from diffctl.operators import LinearOperator, Operator, SpectralOperator
 from diffctl.solvers.requirements import solver_classes
 
 TITLES = {
-    "solvers": "Solvers (n iterations, T noise levels)",
+    "solvers": "Solvers (n iterations, T noise levels, N particles)",
     "settings": "Settings of solvers, for --solver",
     "operators": "Operators",
     "tasks": "Tasks, for --task",
+}
+
+# Columns that fit a terminal of 80 characters side by side, for the widest table.
+GROUPS = {
+    "solvers": [("operator", "prior", "noise"), ("needs", "cost"), ("reference",)]
 }
 
 
@@ -28,7 +34,7 @@ def run(command: List, terminal: Terminal) -> Outcome:
         terminal.out.print(markdown(result), soft_wrap=True, markup=False)
     else:
         for name, title in TITLES.items():
-            for part in _parts(result[name]):
+            for part in _parts(result[name], GROUPS.get(name)):
                 terminal.out.print(_table(title, part))
     return Outcome(result)
 
@@ -66,12 +72,28 @@ def _solvers() -> list[dict[str, str]]:
             "operator": cls.requires[0].__name__,
             "prior": cls.requires[1].__name__,
             "noise": _noise(cls.requires_noise),
+            "needs": _needs(cls),
             "cost": cls.cost_formula,
             "reference": cls.reference,
         }
         for cls in solver_classes()
         if cls.__module__.startswith("diffctl.")
     ]
+
+
+def _needs(cls: type[Solver]) -> str:
+    """Return what must exist for a solver to run, besides a differentiable operator."""
+    operator, prior = cls.requires
+    needs = []
+    if issubclass(operator, SpectralOperator):
+        needs = ["singular system"]
+    elif issubclass(operator, LinearOperator):
+        needs = ["linear, adjoint"]
+    if "VJP" in cls.cost_formula:
+        needs.append("network gradients")
+    if issubclass(prior, EncodedPrior | AutoencodingPrior):
+        needs.append("encoder")
+    return ", ".join(needs) or "-"
 
 
 def _operators() -> list[dict[str, str]]:
@@ -101,13 +123,14 @@ def _first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").split("\n", 1)[0]
 
 
-def _parts(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
-    """Return rows as tables that fit a terminal: references are one of their own."""
-    if "reference" not in rows[0]:
+def _parts(
+    rows: list[dict[str, str]], groups: list[tuple[str, ...]] | None
+) -> list[list[dict[str, str]]]:
+    """Return rows as several tables, each with the first column and a group."""
+    if groups is None:
         return [rows]
-    short = [{k: v for k, v in row.items() if k != "reference"} for row in rows]
     name = next(iter(rows[0]))
-    return [short, [{k: row[k] for k in (name, "reference")} for row in rows]]
+    return [[{k: row[k] for k in (name, *group)} for row in rows] for group in groups]
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -19,9 +19,10 @@ from diffctl.cli.folders import check_free, new_folder
 from diffctl.cli.images import check_shape, read_image
 from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
+from diffctl.cli.solver_check import check_named
 from diffctl.cli.solver_table import SOLVERS
 from diffctl.cli.task_table import TASKS
-from diffctl.cli.tasks import Posed, Request, Task
+from diffctl.cli.tasks import Posed, Request, Restoration, Task
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import Timed, timed
 from diffctl.cli.unfinished import Unfinished
@@ -56,7 +57,8 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
         label=command.label,
     )
     posed = task.pose(request)
-    solver = choice.build(command.task, prior, command.steps)
+    solver = choice.build(command.task, command.steps)
+    check_named(command.solver, solver, command.task, posed.problem, prior)
     settings = _settings(command)
     unfinished = Unfinished.start(
         command.out, settings, resume=command.resume, overwrite=command.overwrite
@@ -106,7 +108,7 @@ def _read(command: Reconstruct, prior: NetworkPrior, key: jax.Array) -> Any:
     image = read_image(command.image)
     shape, whose = prior.shape, "the prior"
     task = TASKS[command.task]
-    if command.measured and hasattr(task, "operator"):
+    if command.measured and isinstance(task, Restoration):
         shape = task.operator(prior.shape, key).measurement_spec().shape
         whose = "a measurement of this task with this prior"
     check_shape(command.image, image, shape, whose)

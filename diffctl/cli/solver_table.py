@@ -56,7 +56,7 @@ from diffctl.solvers.conjugate import few_steps
 from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.latent.dmplug import three_levels
 
-Build = Callable[[str, Any, int | None], Solver]
+Build = Callable[[str, int | None], Solver]
 Adapt = Callable[[Any], Any]
 
 
@@ -71,7 +71,7 @@ class SolverChoice:
 
     Attributes:
         summary: one line for the user.
-        build: `build(task name, prior, steps)`; `steps` is None for its own number.
+        build: `build(task name, steps)`; `steps` is None for its own number.
         adapt: diffusion prior -> the prior that the solver takes.
     """
 
@@ -80,23 +80,23 @@ class SolverChoice:
     adapt: Adapt = as_it_is
 
 
-def _doc(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc(task: str, steps: int | None) -> Solver:
     return _with_steps(replace(DOC.default(), **TASKS[task].doc_settings), steps)
 
 
-def _doc_ilqr(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc_ilqr(task: str, steps: int | None) -> Solver:
     return _with_steps(replace(DOC.ilqr(), **TASKS[task].doc_settings), steps)
 
 
-def _doc_paper(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc_paper(task: str, steps: int | None) -> Solver:
     return _with_steps(DOC.paper(task), steps)
 
 
-def _doc_released(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc_released(task: str, steps: int | None) -> Solver:
     return _with_steps(DOC.released_code(task), steps)
 
 
-def _dps(task: str, prior: Any, steps: int | None) -> Solver:
+def _dps(task: str, steps: int | None) -> Solver:
     num_steps = _positive(steps, 1000)
     own = TASKS[task].dps_settings
     if own:
@@ -104,34 +104,34 @@ def _dps(task: str, prior: Any, steps: int | None) -> Solver:
     return DPS.released_code(task, num_steps=num_steps)
 
 
-def _dps_paper(task: str, prior: Any, steps: int | None) -> Solver:
+def _dps_paper(task: str, steps: int | None) -> Solver:
     return DPS.paper(task, num_steps=_positive(steps, 1000))
 
 
-def _mcg(task: str, prior: Any, steps: int | None) -> Solver:
+def _mcg(task: str, steps: int | None) -> Solver:
     return MCG.dps_paper(task, num_steps=_positive(steps, 1000))
 
 
-def _daps_released(task: str, prior: Any, steps: int | None) -> Solver:
+def _daps_released(task: str, steps: int | None) -> Solver:
     return DAPS.released_code(task, num_steps=_positive(steps, 200))
 
 
-def _red_diff_released(task: str, prior: Any, steps: int | None) -> Solver:
+def _red_diff_released(task: str, steps: int | None) -> Solver:
     return REDDiff.released_code(task, num_steps=_positive(steps, 1000))
 
 
-def _dmplug(task: str, prior: Any, steps: int | None) -> Solver:
+def _dmplug(task: str, steps: int | None) -> Solver:
     return _with_steps(DMPlug.default(), steps)
 
 
-def _csgm(task: str, prior: Any, steps: int | None) -> Solver:
+def _csgm(task: str, steps: int | None) -> Solver:
     return _with_steps(SamplerCSGM(grid=three_levels()), steps)
 
 
 def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
     """Return a builder of a solver that depends on its number of levels alone."""
 
-    def build(task: str, prior: Any, steps: int | None) -> Solver:
+    def build(task: str, steps: int | None) -> Solver:
         return make(_positive(steps, default))
 
     return build
@@ -140,7 +140,7 @@ def _by_levels(make: Callable[[int], Solver], default: int) -> Build:
 def _iterative(solver: Solver) -> Build:
     """Return a builder of a solver with its own number of iterations or another."""
 
-    def build(task: str, prior: Any, steps: int | None) -> Solver:
+    def build(task: str, steps: int | None) -> Solver:
         return _with_steps(solver, steps)
 
     return build

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffctl.core import DiffusionPrior, LatentPrior, SeverityPrior
+from diffctl.core import DiffusionPrior, EncodedPrior, SeverityPrior
 from diffctl.numerics.safe import squared_norm
 from diffctl.priors.storage import read_model
 from diffctl.pytree import pytree_dataclass, static
@@ -109,7 +109,7 @@ class LinearAutoencoder(Autoencoder):
 
 
 @pytree_dataclass
-class LatentDiffusionPrior(LatentPrior):
+class LatentDiffusionPrior(EncodedPrior):
     """A diffusion prior in the latent space of an autoencoder.
 
     Args:

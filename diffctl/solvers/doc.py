@@ -92,7 +92,9 @@ class DOC(Solver):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
-    cost_formula: ClassVar[str] = "T (3 + n (tries + 1)) fwd + T (1 + n (rank + 1)) VJP"
+    cost_formula: ClassVar[str] = (
+        "T (3 + n (tries + 1)) fwd + T (1 + n (rank + 1)) VJP (tries of a line search)"
+    )
     reference: ClassVar[str] = (
         "Li and Pereira, Solving Inverse Problems via Diffusion Optimal Control, "
         "NeurIPS 2024"

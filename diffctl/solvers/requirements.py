@@ -13,6 +13,23 @@ from diffctl.operators.base import (
 from diffctl.operators.validation import validate_problem
 from diffctl.solvers.ranges import check_ranges
 
+# How many solvers an error names; `diffctl list` shows all.
+NUM_NAMED = 5
+
+
+class CapabilityError(TypeError):
+    """A solver cannot take a problem.
+
+    Attributes:
+        reason: what is missing.
+        cure: which solvers do without it.
+    """
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(f"{reason} {cure}")
+        self.reason = reason
+        self.cure = cure
+
 
 def check_inputs(
     problem: Problem, prior: Any, solver: Solver, *, examples: int = 1
@@ -26,8 +43,8 @@ def check_inputs(
         examples: how many like it run at a time, in the same memory.
 
     Raises:
-        TypeError: operator, prior or noise lack a capability that the solver needs;
-            names solvers that do without it.
+        CapabilityError: operator, prior or noise lack a capability that the solver
+            needs; names solvers that do without it.
         ValueError: the problem is malformed, see `validate_problem`, or settings of the
             solver cannot work with it, or so many examples do not fit into memory.
     """
@@ -39,16 +56,16 @@ def check_inputs(
 
 
 def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
-    """Raise TypeError unless operator, prior and noise are of the classes needed."""
+    """Raise CapabilityError unless operator, prior and noise are of the classes."""
     given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
     needed = _needed(type(solver))
     for role, what in given.items():
         if isinstance(what, needed[role]):
             continue
-        able = [cls for cls in solver_classes() if _takes(cls, given)]
-        raise TypeError(
+        raise CapabilityError(
             f"{type(solver).__name__} needs a {needed[role].__name__} as {role}; "
-            f"{type(what).__name__} is not one. {_cure(type(solver), able)}"
+            f"{type(what).__name__} is not one.",
+            cure=_cure(type(solver), given),
         )
 
 
@@ -56,6 +73,30 @@ def check_inner(problem: Problem, prior: Any, inner: Solver) -> None:
     """Raise what `inner` would: for the `check` of solvers that are made of it."""
     check_capabilities(problem, prior, inner)
     inner.check(problem, prior)
+
+
+def can_take(problem: Problem, prior: Any, solver: type[Solver]) -> bool:
+    """Return whether operator, prior and noise are of the classes that it needs."""
+    given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
+    return _takes(solver, given)
+
+
+def likeness(one: type[Solver], other: type[Solver]) -> int:
+    """Return how many ancestors two solvers share, and the classes that they need."""
+    pairs = [(one, other)]
+    pairs += zip(_needed(one).values(), _needed(other).values(), strict=True)
+    return sum(len(set(a.__mro__) & set(b.__mro__)) for a, b in pairs)
+
+
+def name_nearest(names: list[str]) -> str:
+    """Return a sentence that names solvers which can, the nearest first."""
+    if not names:
+        return "No solver takes this operator with this prior and this noise."
+    nearest, *others = names[:NUM_NAMED]
+    rest = f"; so can {', '.join(others)}" if others else ""
+    more = len(names) - NUM_NAMED
+    count = f" and {more} more" if more > 0 else ""
+    return f"The nearest that can is {nearest}{rest}{count}."
 
 
 def _needed(solver: type[Solver]) -> dict[str, type]:
@@ -67,21 +108,10 @@ def _takes(solver: type[Solver], given: dict[str, Any]) -> bool:
     return all(isinstance(given[role], kind) for role, kind in _needed(solver).items())
 
 
-def _cure(wanted: type[Solver], able: list[type[Solver]]) -> str:
-    """Return which solvers to take instead, the most like the wanted one first."""
-    if not able:
-        return "No solver takes this operator with this prior and this noise."
-    alike = sorted(able, key=lambda cls: -_likeness(wanted, cls))
-    nearest, *others = (cls.__name__ for cls in alike)
-    rest = f"; so can {', '.join(others)}" if others else ""
-    return f"The nearest that can is {nearest}{rest}."
-
-
-def _likeness(one: type[Solver], other: type[Solver]) -> int:
-    """Return how many ancestors two solvers share, and the classes that they need."""
-    pairs = [(one, other)]
-    pairs += zip(_needed(one).values(), _needed(other).values(), strict=True)
-    return sum(len(set(a.__mro__) & set(b.__mro__)) for a, b in pairs)
+def _cure(wanted: type[Solver], given: dict[str, Any]) -> str:
+    able = [cls for cls in solver_classes() if _takes(cls, given)]
+    alike = sorted(able, key=lambda cls: -likeness(wanted, cls))
+    return name_nearest([cls.__name__ for cls in alike])
 
 
 def solver_classes() -> list[type[Solver]]:

@@ -196,7 +196,7 @@ class TMPD(LevelSolver):
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, DiffusionPrior)
     requires_noise: ClassVar[type] = WhiteNoise
-    cost_formula: ClassVar[str] = "T fwd + T (products + 1) VJP"
+    cost_formula: ClassVar[str] = "T fwd + T (products + 1) VJP (with the covariance)"
     reference: ClassVar[str] = (
         "Boys et al., Tweedie Moment Projected Diffusions for Inverse Problems, 2023"
     )

@@ -24,7 +24,7 @@ prior = diffctl.assets.digits_prior()
 images, _ = diffctl.assets.test_digits()
 request = Request(shape=prior.shape, key=jax.random.key(0), image=images[0])
 problem = TASKS[task].pose(request).problem
-solver = SOLVERS["doc"].build(task, prior, None)
+solver = SOLVERS["doc"].build(task, None)
 start = time.perf_counter()
 jax.block_until_ready(diffctl.solve(jax.random.key(0), problem, prior, solver))
 first = time.perf_counter() - start

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 import diffctl
 from diffctl.control import (
@@ -25,44 +24,8 @@ from diffctl.control import (
     TrajectoryOptimizer,
 )
 from diffctl.solvers import DOC
-from experiments.bench.timing import interleaved
-
-_HIGHEST, _LOWEST = 20.0, 0.02
-
-
-def bare_calls(prior: Any, num_levels: int, cotangents: int) -> tuple[Any, Any]:
-    """Return jitted scans of bare forwards and of forwards with a pull-back.
-
-    Down the levels, as solvers go: at one level the compiler would take the embedding
-    of the level out of the loop.
-    """
-    sigmas = jnp.geomspace(_HIGHEST, _LOWEST, num_levels)
-
-    def forward(prior: Any, x: jax.Array) -> jax.Array:
-        def body(x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, None]:
-            return 0.5 * prior.denoise(x, sigma), None
-
-        return lax.scan(body, x, sigmas)[0]
-
-    def with_pullback(prior: Any, x: jax.Array, cts: jax.Array) -> Any:
-        def body(carry: Any, sigma: jax.Array) -> tuple[Any, None]:
-            x, cts = carry
-            out, pull = jax.vjp(lambda x: prior.denoise(x, sigma), x)
-            cts = jax.vmap(lambda ct: pull(ct)[0])(cts)
-            return (0.5 * out, 0.5 * cts), None
-
-        return lax.scan(body, (x, cts), sigmas)[0]
-
-    def one_cotangent(prior: Any, x: jax.Array, ct: jax.Array) -> Any:
-        def body(carry: Any, sigma: jax.Array) -> tuple[Any, None]:
-            x, ct = carry
-            out, pull = jax.vjp(lambda x: prior.denoise(x, sigma), x)
-            return (0.5 * out, 0.5 * pull(ct)[0]), None
-
-        return lax.scan(body, (x, ct), sigmas)[0]
-
-    pulled = one_cotangent if cotangents == 1 else with_pullback
-    return jax.jit(forward), jax.jit(pulled)
+from experiments.common.bare_calls import HIGHEST, LOWEST, bare_calls
+from experiments.common.timing import interleaved
 
 
 def doc_iteration(
@@ -82,7 +45,7 @@ def doc_iteration(
         linearisation=linearisation,
     )
     solver = DOC(
-        grid=diffctl.grids.karras(num_levels, _LOWEST, _HIGHEST),
+        grid=diffctl.grids.karras(num_levels, LOWEST, HIGHEST),
         num_steps=2,
         optimizer=optimizer,
     )

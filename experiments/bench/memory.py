@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import diffctl
 from diffctl.control import Recompute, StorePullbacks
 from experiments.bench.iteration import doc_iteration
-from experiments.bench.timing import interleaved
+from experiments.common.timing import interleaved
 
 MEGABYTE = 2**20
 

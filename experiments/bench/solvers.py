@@ -21,9 +21,9 @@ from diffctl.cli.solver_table import SOLVERS, SolverChoice
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Request
 from diffctl.core import Solver
-from experiments.bench.iteration import bare_calls
-from experiments.bench.timing import interleaved
+from experiments.common.bare_calls import bare_calls
 from experiments.common.solving import count_calls
+from experiments.common.timing import interleaved
 
 _TASK = "super_resolution_x4"
 
@@ -82,7 +82,7 @@ def _solver(name: str, problem: Any, prior: Any, bench: Bench) -> dict[str, Any]
 
 
 def _short(choice: SolverChoice, prior: Any, steps: int) -> Solver:
-    solvers = [choice.build(_TASK, prior, number) for number in (None, steps)]
+    solvers = [choice.build(_TASK, number) for number in (None, steps)]
     return min(solvers, key=lambda solver: count_calls(solver, choice.adapt).calls)
 
 

@@ -1,5 +1,6 @@
 """Restoration tasks of the command line, on numbered images with known classes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +16,9 @@ from diffctl.metrics import accuracy, psnr, ssim
 from diffctl.operators import Problem
 from experiments.common.solving import DRAWN, MEASURED, Examples
 
-RESTORATIONS = tuple(
-    name for name, task in TASKS.items() if isinstance(task, Restoration)
-)
+RESTORATIONS: Mapping[str, Restoration] = {
+    name: task for name, task in TASKS.items() if isinstance(task, Restoration)
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Restorations:
 
     def __call__(self, ids: np.ndarray) -> Examples:
         """Return the problems of the images `ids`."""
-        axes = DRAWN if getattr(self._restoration(), "drawn", False) else MEASURED
+        axes = DRAWN if self._restoration().drawn else MEASURED
         problems = _stack([self.problem(i) for i in ids], axes)
         truth, labels = jnp.asarray(self.images[ids]), jnp.asarray(self.labels[ids])
         score = partial(_score, axes, self.classifier, problems, truth, labels)
@@ -59,8 +60,8 @@ class Restorations:
         )
         return self._restoration().pose(request).problem
 
-    def _restoration(self) -> Any:
-        return lookup("restoration", self.task, {n: TASKS[n] for n in RESTORATIONS})
+    def _restoration(self) -> Restoration:
+        return lookup("restoration", self.task, RESTORATIONS)
 
 
 def relative_misfit(problem: Problem, x: jax.Array) -> jax.Array:

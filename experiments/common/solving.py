@@ -17,8 +17,8 @@ from diffctl.numerics.batching import shared_out
 from diffctl.operators import GaussianNoise, Identity, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import solve, solve_batch
-from experiments.bench.iteration import bare_calls
-from experiments.bench.timing import seconds
+from experiments.common.bare_calls import bare_calls
+from experiments.common.timing import seconds
 
 MEASURED: Any = Problem(y=0, operator=None, noise=None)  # type: ignore[arg-type]
 DRAWN: Any = Problem(y=0, operator=0, noise=None)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class Run:
     data: Path
     out: Path
     count: int = 64
-    tasks: tuple[str, ...] = RESTORATIONS
+    tasks: tuple[str, ...] = tuple(RESTORATIONS)
     solvers: tuple[str, ...] = ("doc", "doc_paper", "doc_released_code", "dps")
     budgets: tuple[str, ...] = (OWN,)
     chunk: int = 16
@@ -81,7 +81,7 @@ def rows(run: Run) -> list[Row]:
         first = examples.problem(0)
         for name, budget in product(_names(run), run.budgets):
             adapt = lookup("solver", name, SOLVERS).adapt
-            solver = solver_within(budget, name, task, prior)
+            solver = solver_within(budget, name, task)
             if solver and _can_take(solver, first, adapt(prior)):
                 labels_of_row = {"task": task, "solver": name, "budget": budget}
                 row = Row(labels_of_row, prior, solver, examples, settings, adapt)

@@ -6,7 +6,6 @@ iteration, a level that a whole cloud of particles passes.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from diffctl.cli.solver_table import SOLVERS, Build
 from diffctl.core import Solver
@@ -19,7 +18,7 @@ OWN = "own"
 _FEWEST, _NEXT = 4, 5
 
 
-def _doc(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc(task: str, steps: int | None) -> Solver:
     """Return DOC with one iteration on `steps` levels.
 
     Its guided start needs many levels more than it needs iterations.
@@ -28,7 +27,7 @@ def _doc(task: str, prior: Any, steps: int | None) -> Solver:
     return DOC.default(num_levels=steps, num_steps=1)
 
 
-def _doc_ilqr(task: str, prior: Any, steps: int | None) -> Solver:
+def _doc_ilqr(task: str, steps: int | None) -> Solver:
     """Return DOC with one second-order iteration on `steps` levels."""
     assert steps is not None
     return DOC.ilqr(num_levels=steps, num_steps=1)
@@ -38,14 +37,13 @@ def _doc_ilqr(task: str, prior: Any, steps: int | None) -> Solver:
 _BUILD: Mapping[str, Build] = {"doc": _doc, "doc_ilqr": _doc_ilqr}
 
 
-def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | None:
+def solver_within(budget: str, name: str, task: str) -> Solver | None:
     """Return the solver with the most steps that a budget allows.
 
     Args:
         budget: "own" for the solver's own number of steps, or forwards + VJPs.
         name: in `SOLVERS`.
         task: whose settings the solver has.
-        prior: of the images.
 
     Returns:
         The solver, or None where it makes no calls or cannot make so few.
@@ -55,7 +53,7 @@ def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | Non
     """
     choice = SOLVERS[name]
     if budget == OWN:
-        return choice.build(task, prior, None)
+        return choice.build(task, None)
     if not (budget.isdecimal() and int(budget)):
         raise ValueError(
             f"A budget is {budget!r}; expected {OWN!r} or a positive number of calls."
@@ -63,14 +61,14 @@ def solver_within(budget: str, name: str, task: str, prior: Any) -> Solver | Non
     build = _BUILD.get(name, choice.build)
 
     def calls(steps: int) -> int:
-        return count_calls(build(task, prior, steps), choice.adapt).calls
+        return count_calls(build(task, steps), choice.adapt).calls
 
     fewest = calls(_FEWEST)
     per_step = (calls(_NEXT) - fewest) / (_NEXT - _FEWEST)
     if fewest > int(budget) or not per_step:
         return None
     most = _FEWEST + int((int(budget) - fewest) / per_step)
-    return _with_most_steps(lambda steps: build(task, prior, steps), most)
+    return _with_most_steps(lambda steps: build(task, steps), most)
 
 
 def _with_most_steps(build: Callable[[int], Solver], most: int) -> Solver:

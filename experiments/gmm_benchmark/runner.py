@@ -16,12 +16,12 @@ from rich.progress import Progress
 from diffctl.cli import manifest
 from diffctl.cli.terminal import Terminal
 from diffctl.cli.worker import interruptible
-from experiments.bench.timing import seconds
 from experiments.common import Results
 from experiments.common.environment import fingerprint
 from experiments.common.environment import record as environment
 from experiments.common.runner import duration
 from experiments.common.solving import seconds_per_call
+from experiments.common.timing import seconds
 from experiments.gmm_benchmark.drawing import Draws, Effort, Sampler
 from experiments.gmm_benchmark.metrics import Modes, Slices
 from experiments.gmm_benchmark.problems import Family, Posed

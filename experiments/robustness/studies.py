@@ -125,7 +125,7 @@ def rows(
     Raises:
         ValueError: an unknown name.
     """
-    key, shipped = problem_key(seed), assets.digits_prior()
+    key = problem_key(seed)
     for study in studies:
         source = lookup("study", study, STUDIES)(tasks, noise_std, key)
         settings = {"noise_std": noise_std, "data": source.data}
@@ -133,7 +133,7 @@ def rows(
             regrid = lookup("solver", name, GRIDS)
             own_task = _TASK_OF_VECTORS if study == "mixture" else task
             choice = SOLVERS[name]
-            solver: Any = choice.build(own_task, shipped, None)
+            solver: Any = choice.build(own_task, None)
             solver = replace(solver, grid=regrid(solver.grid, num_levels))
             labels = {
                 "study": study,

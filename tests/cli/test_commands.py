@@ -47,6 +47,11 @@ def test_list_is_complete(capsys):
     assert solvers.keys() == exported > {"DOC", "DPS"}
     for row in solvers.values():
         assert all(row.values()), row
+    needs = {name: row["needs"] for name, row in solvers.items()}
+    assert needs["DAPS"] == "-"
+    assert needs["DDRM"] == "singular system"
+    assert needs["LDPS"] == "network gradients"
+    assert needs["PSLD"] == "linear, adjoint, network gradients, encoder"
     names = {row["operator"] for row in listed["operators"]}
     for name in ("Mask", "Blur", "CircularBlur", "DenseMatrix", "Classifier", "Stack"):
         assert name in names

@@ -133,6 +133,21 @@ def test_bad_input_is_one_clear_line(reconstruct, tmp_path, capfd, options, mess
     assert not (tmp_path / "out").exists()
 
 
+def test_a_solver_that_cannot_is_answered_with_those_that_can(
+    reconstruct, tmp_path, capfd
+):
+    """By the names of --solver, before anything is computed or kept on disk."""
+    assert reconstruct(task="motion_deblurring", solver="ddrm") == 2
+    message = capfd.readouterr().err
+    assert "DDRM needs a SpectralOperator as operator; Blur is not one." in message
+    named = re.search(r"The nearest that can is (\w+); so can ([\w, ]+) and", message)
+    assert named is not None, message
+    able = [named[1], *named[2].split(", ")]
+    assert len(able) == 5
+    assert list(tmp_path.iterdir()) == []
+    assert reconstruct(task="motion_deblurring", solver=able[0], steps="2") == 0
+
+
 def test_wrong_pictures_are_refused(reconstruct, tmp_path, capsys):
     colour = tmp_path / "colour.png"
     Image.new("RGB", (20, SIZE)).save(colour)

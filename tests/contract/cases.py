@@ -528,9 +528,6 @@ def tikhonov() -> Tikhonov:
     return Tikhonov(num_steps=1, num_inner=SIZE)
 
 
-_SEARCH = {"calls_depend_on_batch": True}
-
-
 @pytree_dataclass
 class SeverityEncoder:
     """A measurement's rough latent, and a severity that depends on it."""

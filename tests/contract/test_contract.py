@@ -216,7 +216,9 @@ def test_a_batch_is_a_loop_and_reports_honestly(case):
 
 
 def _check_calls(case: Case, calls: Counter[str], batch: Solution) -> None:
-    stats = batch.stats
+    stats, formula = batch.stats, type(case.solver()).cost_formula
+    if "inner solver" not in formula:
+        assert (jnp.sum(stats.nvjp) > 0) == ("VJP" in formula)
     reported = {"fwd": stats.nfe_fwd, "vjp": stats.nvjp, "jvp": stats.njvp}
     for kind, each in reported.items():
         if kind in case.calls_depend_on_batch:

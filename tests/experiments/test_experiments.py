@@ -71,9 +71,9 @@ def test_every_restoration_meets_every_solver(tmp_path):
 
 @pytest.mark.parametrize("name", ["doc", "dmplug", "mcgdiff"])
 def test_a_budget_is_used_up_but_not_exceeded(name):
-    prior, adapt = assets.digits_prior(), SOLVERS[name].adapt
+    adapt = SOLVERS[name].adapt
     for budget in (100, 300):
-        solver = solver_within(str(budget), name, "random_inpainting", prior)
+        solver = solver_within(str(budget), name, "random_inpainting")
         if name == "mcgdiff" and budget == 100:
             assert solver is None  # four levels for 64 particles are 256 calls
             continue
@@ -83,30 +83,29 @@ def test_a_budget_is_used_up_but_not_exceeded(name):
 
 
 def test_a_grid_that_divides_the_schedule_has_as_many_levels_as_it_can():
-    prior = assets.digits_prior()
     for budget, levels in {"100": 100, "300": 250, "1000": 1000}.items():
-        solver = solver_within(budget, "ddnm", "box_inpainting", prior)
+        solver = solver_within(budget, "ddnm", "box_inpainting")
         assert solver.grid.num_steps == levels
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_has_a_budget(name):
-    prior, adapt = assets.digits_prior(), SOLVERS[name].adapt
+    adapt = SOLVERS[name].adapt
     for budget in (100, 300, 1000):
-        solver = solver_within(str(budget), name, "super_resolution_x4", prior)
+        solver = solver_within(str(budget), name, "super_resolution_x4")
         if solver is not None:
             assert budget / 2 <= count_calls(solver, adapt).calls <= budget
 
 
 def test_budgets_that_are_none():
-    prior, task = assets.digits_prior(), "random_inpainting"
-    assert solver_within("100", "tikhonov", task, prior) is None  # calls no network
-    own = solver_within("own", "dds", task, prior)
+    task = "random_inpainting"
+    assert solver_within("100", "tikhonov", task) is None  # calls no network
+    own = solver_within("own", "dds", task)
     assert own.grid.num_steps == 50
     for wrong in ("0", "-3", "all", "1.5"):
         with pytest.raises(ValueError, match="positive number of calls"):
-            solver_within(wrong, "dds", task, prior)
+            solver_within(wrong, "dds", task)
 
 
 def test_what_a_solver_cannot_take_is_left_out(tmp_path, capsys):

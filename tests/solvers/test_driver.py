@@ -63,7 +63,7 @@ def test_a_missing_capability_names_solvers_that_do_without():
     solver = NeedsSpectrum(grid=grid(3))
     message = (
         "NeedsSpectrum needs a SpectralOperator as operator; FunctionOperator is not "
-        "one. The nearest that can is DPS; so can .*DOC"
+        r"one. The nearest that can is DPS; so can DAPS, .* and \d+ more."
     )
     with pytest.raises(TypeError, match=message):
         solve(KEY, nonlinear, prior, solver)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import jax
 
 from diffctl.control import ComposedCost
-from diffctl.core import Calls, LatentPrior, StepTrace
+from diffctl.core import Calls, EncodedPrior, LatentPrior, StepTrace
 from diffctl.diffusion import DDIM, OneCallStep
 from diffctl.numerics.safe import safe_norm
 from diffctl.operators.base import LinearOperator, Operator, Problem
@@ -59,11 +59,14 @@ class GuidedLatent(LatentLevelSolver):
     def penalty(
         self,
         problem: Problem,
-        prior: LatentPrior,
+        prior: Any,
         estimate: tuple[jax.Array, jax.Array],
         key: jax.Array,
     ) -> jax.Array:
-        """Return what is descended, (); `estimate` is z0_hat and its image."""
+        """Return what is descended, (); `estimate` is z0_hat and its image.
+
+        `prior` is of the class that the solver requires.
+        """
 
     def step(
         self, carry: jax.Array, x: Any, problem: Problem, prior: LatentPrior
@@ -137,7 +140,7 @@ class GMLDPS(GuidedLatent):
         gluing_scale: (), weight of the fixed point.
     """
 
-    requires: ClassVar[tuple[type, type]] = (Operator, LatentPrior)
+    requires: ClassVar[tuple[type, type]] = (Operator, EncodedPrior)
     cost_formula: ClassVar[str] = "T fwd + T VJP (and of decoder and encoder)"
     reference: ClassVar[str] = LDPS.reference
 
@@ -146,7 +149,7 @@ class GMLDPS(GuidedLatent):
     def penalty(
         self,
         problem: Problem,
-        prior: LatentPrior,
+        prior: EncodedPrior,
         estimate: tuple[jax.Array, jax.Array],
         key: jax.Array,
     ) -> jax.Array:
@@ -201,7 +204,7 @@ class PSLD(GuidedLatent):
             each step.
     """
 
-    requires: ClassVar[tuple[type, type]] = (LinearOperator, LatentPrior)
+    requires: ClassVar[tuple[type, type]] = (LinearOperator, EncodedPrior)
     cost_formula: ClassVar[str] = GMLDPS.cost_formula
     reference: ClassVar[str] = (
         "Rout et al., Solving Linear Inverse Problems Provably via Posterior Sampling "
@@ -243,7 +246,7 @@ class PSLD(GuidedLatent):
     def penalty(
         self,
         problem: Problem,
-        prior: LatentPrior,
+        prior: EncodedPrior,
         estimate: tuple[jax.Array, jax.Array],
         key: jax.Array,
     ) -> jax.Array:

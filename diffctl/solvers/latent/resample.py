@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffctl.core import Calls, DiffusionPrior, LatentPrior, StepTrace
+from diffctl.core import Calls, DiffusionPrior, EncodedPrior, StepTrace
 from diffctl.diffusion import (
     DDIM,
     Estimate,
@@ -150,9 +150,11 @@ class ReSample(LatentSolver):
         ahead: what they are, deterministic.
     """
 
-    requires: ClassVar[tuple[type, type]] = (Operator, LatentPrior)
+    requires: ClassVar[tuple[type, type]] = (Operator, EncodedPrior)
     requires_noise: ClassVar[type] = WhiteNoise
-    cost_formula: ClassVar[str] = "(T + lookahead C) fwd + T VJP (much of the decoder)"
+    cost_formula: ClassVar[str] = (
+        "(T + lookahead C) fwd + T VJP (C consistency steps; much of the decoder)"
+    )
     reference: ClassVar[str] = (
         "Song et al., Solving Inverse Problems with Latent Diffusion Models via Hard "
         "Data Consistency, ICLR 2024"
@@ -222,12 +224,12 @@ class ReSample(LatentSolver):
             lookahead=1,
         )
 
-    def check(self, problem: Problem, prior: LatentPrior) -> None:
+    def check(self, problem: Problem, prior: EncodedPrior) -> None:
         """Refuse what the guided solver refuses."""
         check_inner(problem, prior, self.guided)
 
     def init(
-        self, key: jax.Array, problem: Problem, prior: LatentPrior
+        self, key: jax.Array, problem: Problem, prior: EncodedPrior
     ) -> tuple[Any, Any]:
         grid = self.guided.grid
         carry, (now, next, keys) = self.guided.init(key, problem, prior)
@@ -235,7 +237,7 @@ class ReSample(LatentSolver):
         return carry, (now, next, keys, stages, self._levels_ahead(grid))
 
     def step(
-        self, carry: jax.Array, x: Any, problem: Problem, prior: LatentPrior
+        self, carry: jax.Array, x: Any, problem: Problem, prior: EncodedPrior
     ) -> tuple[jax.Array, StepTrace]:
         now, next, key, stage, ahead = x
         guided_key, noise_key = jax.random.split(key)
@@ -265,7 +267,7 @@ class ReSample(LatentSolver):
         return moved, StepTrace(misfit=trace.misfit, calls=trace.calls + more)
 
     def finalize(
-        self, carry: jax.Array, problem: Problem, prior: LatentPrior
+        self, carry: jax.Array, problem: Problem, prior: EncodedPrior
     ) -> jax.Array:
         return prior.decode(self.latents(latent_problem(problem, prior), carry))
 
@@ -281,7 +283,7 @@ class ReSample(LatentSolver):
         return jax.tree.map(lambda leaf: leaf[index], levels)
 
     def _look_ahead(
-        self, z: jax.Array, ahead: NoiseLevel, prior: LatentPrior
+        self, z: jax.Array, ahead: NoiseLevel, prior: EncodedPrior
     ) -> jax.Array:
         """Return the clean estimate at the end of unguided steps of the ODE."""
         after = jax.tree.map(lambda leaf: jnp.append(leaf[1:], leaf[-1:]), ahead)

@@ -75,7 +75,9 @@ class STSL(LatentSolver):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, LatentPrior)
-    cost_formula: ClassVar[str] = "T (2 K + 1) fwd + 2 T K VJP (K T of the decoder)"
+    cost_formula: ClassVar[str] = (
+        "T (2 K + 1) fwd + 2 T K VJP (K repeats; K T of the decoder)"
+    )
     reference: ClassVar[str] = (
         "Rout et al., Beyond First-Order Tweedie: Solving Inverse Problems using "
         "Latent Diffusion, CVPR 2024"

@@ -93,7 +93,9 @@ class AnnealedMCMC(LevelSolver):
 
     requires: ClassVar[tuple[type, type]] = (SpectralOperator, NoisyDensityPrior)
     requires_noise: ClassVar[type] = WhiteNoise
-    cost_formula: ClassVar[str] = "(E K + 1) (T + last) fwd + as many VJP"
+    cost_formula: ClassVar[str] = (
+        "(E K + 1) (T + last) fwd + as many VJP (K steps a level, E gradients each)"
+    )
     reference: ClassVar[str] = (
         "Roberts & Tweedie, Exponential convergence of Langevin distributions, "
         "Bernoulli 1996; Neal, Annealed importance sampling, 2001"

@@ -15,7 +15,9 @@ p(y | x0) on clean signals. Then for every N, without bias,
 
 with the model that starts from N(0, (1 + sigma_max^2) I) and follows `reverse` down
 `grid`. Weighted averages, a ratio of two such, converge at the rate 1 / sqrt(N) to
-posterior expectations under that *discretised* model.
+posterior expectations under that *discretised* model. Solvers that keep factors of
+their own in the weights (`PathObservation`, `KnownPath` and `Filter` in `observed`) have
+their densities in place of p(y | x0) in (4).
 """
 
 import abc
@@ -63,7 +65,11 @@ class Particles:
 
     @property
     def log_evidence(self) -> jax.Array:
-        """Log of an unbiased estimate of E_model[exp(-misfit(x0))], ()."""
+        """Log of an unbiased estimate of E_model[exp(-misfit(x0))], ().
+
+        Of solvers whose weights satisfy (4) with the likelihood: TDS, DDSMC, and
+        `observed` with the accounting `Exact` or `Released`.
+        """
         return log_mean_weight(self.log_weights)
 
     def mean(self) -> jax.Array:

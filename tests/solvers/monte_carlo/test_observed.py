@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.diffusion import VP, Ancestral, NoiseGrid, vp_uniform
+from diffctl.diffusion import VP, Ancestral, NoiseGrid, ddpm, karras, vp_uniform
 from diffctl.operators import GaussianNoise, Mask, Problem
 from diffctl.solvers.driver import run
 from diffctl.solvers.monte_carlo.observed import (
     FPSSMC,
+    Exact,
     Filter,
     MCGdiff,
+    Observation,
     PathObservation,
+    Released,
     renoised_path,
 )
 from diffctl.solvers.monte_carlo.particles import WholeEnsemble, particles
@@ -41,17 +44,22 @@ def _released():
     return scalar(1.5, 0.5, GAIN, STD, Y)
 
 
-def _observed_at_the_level(prior, levels, kappa):
-    """Condition the discretised model on y at the last level above LEVEL."""
-    law = start(prior, levels)
-    observed = False
+def _first_above(sigma, level):
+    return int(np.sum(sigma >= level)) - 1
+
+
+def _nearest(sigma, level):
+    return int(np.argmin(np.abs(sigma - level)))
+
+
+def _observed(prior, levels, kappa, y=Y / GAIN, level=LEVEL, which=_first_above):
+    """Condition the discretised model on y, as a noisy signal of one of its levels."""
+    law, sigma = start(prior, levels), np.asarray(levels.sigma, float)
     for i, step in enumerate(steps(prior, Ancestral(), levels)):
-        sigma = float(levels.sigma[i])
-        below = float(levels.sigma[i + 1]) < LEVEL
-        if below and not observed:
-            variance = sigma**2 - LEVEL**2 + kappa * (1 + LEVEL**2)
-            law = law.given(np.eye(1), np.asarray([Y / GAIN]), variance * np.eye(1))
-            observed = True
+        if i == which(sigma, level):
+            above = max(sigma[i] ** 2 - level**2, 0)
+            variance = above + kappa * (1 + level**2)
+            law = law.given(np.eye(1), np.asarray([y]), variance * np.eye(1))
         law = push(law, *step)
     return law
 
@@ -77,12 +85,48 @@ def test_without_the_likelihood_kappa_is_the_noise_of_an_observation(
     """The posterior, N(0.5244, 0.1098), is the limit of small kappa."""
     prior, problem = _released()
     levels = _fine_levels()
-    implied = _observed_at_the_level(prior, levels, kappa)
+    implied = _observed(prior, levels, kappa)
     # The numbers are for 400 steps, of 5000 particles each.
     np.testing.assert_allclose(implied.mean, mean, atol=0.03)
     np.testing.assert_allclose(implied.covariance, variance, atol=0.03)
     solver = MCGdiff.path_observation(grid=levels, num_particles=5000, kappa=kappa)
     _assert_moments(moments(particles(KEY, problem, prior, solver)), implied, 2500)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "grid", [ddpm(100), karras(100, 0.01, 100.0)], ids=["ddpm", "karras"]
+)
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2, 0.5])
+def test_the_level_above_makes_up_for_what_coarse_steps_lose(grid, noise):
+    """It is further from y than the nearest level, and nearer to the posterior."""
+    prior, _ = scalar(0.3, 0.5**2, 1.0, noise, 0.1)
+    posterior = 1 / (1 / 0.5**2 + 1 / noise**2)
+
+    def log_error(which):
+        law = _observed(prior, grid, 1e-4, 0.1, noise, which)
+        return abs(np.log(law.covariance[0, 0] / posterior))
+
+    assert log_error(_first_above) <= log_error(_nearest)
+    assert log_error(_first_above) < 0.8
+
+
+def test_the_released_code_divides_a_factor_out_when_it_goes():
+    """Of two directions the first is released while the second is still led."""
+    both, second, none = (
+        Observation(centre=jnp.zeros(2), variance=jnp.ones(2), active=jnp.asarray(on))
+        for on in ([True, True], [False, True], [False, False])
+    )
+    for now, next, spent, exact in (
+        (both, both, [1, 1], [1, 1]),
+        (both, second, [1, 1], [0, 1]),
+        (second, none, [0, 0], [0, 0]),
+    ):
+        np.testing.assert_array_equal(Released().spent(now, next), spent)
+        np.testing.assert_array_equal(Exact().spent(now, next), exact)
+        for accounting in (Released(), Exact()):
+            gone = accounting.spent(now, next) | accounting.owed(now, next)
+            np.testing.assert_array_equal(gone, now.active)
 
 
 @jax.jit
@@ -183,12 +227,11 @@ def test_known_paths_lead_to_the_posterior_on_average():
     solver = FPSSMC(grid=levels, num_particles=1)
     keys = jax.random.split(KEY, 1000)
     x = jax.vmap(lambda k: particles(k, problem, prior, solver).x[0, 0])(keys)
-    law = None
-    for i, step in enumerate(steps(prior, Ancestral(), levels)):
-        if float(levels.sigma[i + 1]) < LEVEL and law is None:
-            spread = float(levels.sigma[i]) ** 2 - LEVEL**2
-            law = Law(np.asarray([Y / GAIN]), spread * np.eye(1))
-        law = law if law is None else push(law, *step)
+    first = _first_above(np.asarray(levels.sigma), LEVEL)
+    spread = float(levels.sigma[first]) ** 2 - LEVEL**2
+    law = Law(np.asarray([Y / GAIN]), spread * np.eye(1))
+    for step in list(steps(prior, Ancestral(), levels))[first:]:
+        law = push(law, *step)
     _assert_moments((jnp.mean(x), jnp.var(x)), law, 1000)
     np.testing.assert_allclose(law.mean, 0.5244, atol=0.03)
     np.testing.assert_allclose(law.covariance, 0.1098, atol=0.03)

@@ -265,9 +265,9 @@ class MCGdiff(ObservedParticles):
     DDSMC in any case: at high levels the factors are far narrower than p(y | x). A
     direction is active down to the first level above e_i (the code: to the nearest).
     What that adds to the noise makes up for the spread that coarse reverse steps lose
-    below: for a scalar N(0.3, 0.25) measured with 0.05, whose posterior has the variance
-    0.0025, 100 Karras levels give 0.0027 (from the nearest: 0.0016) and 100 DDPM levels
-    0.0052 (0.0002). Particles start from the model times g, not from N(0, I).
+    below: for a scalar N(0.3, 0.25) measured with 0.05, posterior variance 0.0025, 100
+    Karras levels give 0.0027 (from the nearest: 0.0016) and 100 DDPM levels 0.0052
+    (0.0002). Particles start from the model times g, not from N(0, I).
 
     Args: see `ParticleSolver`, `ObservedParticles`, and
         kappa: () > 0, extra variance of the observation in variance-preserving units.

@@ -115,6 +115,11 @@ class ProximalPrior(abc.ABC):
         """Return the network calls of one `prox` (or `analysis_prox`)."""
         return Calls()
 
+    @property
+    def splits(self) -> bool:
+        """Whether K is another map than the identity."""
+        return type(self).analysis is not ProximalPrior.analysis
+
     def analysis(self, x: jax.Array) -> jax.Array:
         """Return K x, one array of any shape."""
         return x

@@ -53,17 +53,18 @@ def solve_batch(
         A `Solution` whose leaves have a leading batch axis.
 
     Raises:
-        TypeError, ValueError: as `solve` for the first example, and for the noise of
-            every one with what it asks of the measurement (labels in range); also for
-            mapped leaves of different lengths.
+        TypeError, ValueError: as `solve` for the first example that is finite, and for
+            the noise of every one with what it asks of the measurement (labels in
+            range); also for mapped leaves of different lengths.
     """
     is_mapped, leaves, structure = _partition(problems, axes)
     mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
     size = _batch_size(mapped)
 
     flags = jax.tree.unflatten(structure, is_mapped)
-    first = _example(problems, flags, 0)
-    with _naming(0):
+    number = _first_finite(problems.y, flags.y, size)
+    first = _example(problems, flags, number)
+    with _naming(number):
         at_once = _at_once(size, chunk_size, mesh)
         check_inputs(first, prior, solver, examples=at_once)
     _check_noise(problems, flags, first.operator.measurement_spec(), size)
@@ -177,13 +178,26 @@ def _example(batch: Any, is_mapped: Any, i: int) -> Any:
     return jax.tree.map(lambda leaf, flag: leaf[i] if flag else leaf, batch, is_mapped)
 
 
+def _first_finite(y: Any, is_mapped: Any, size: int) -> int:
+    """Return the first example whose measurement is finite, 0 if none is.
+
+    A ruined example gets a status and leaves the others alone, also if it comes first.
+    """
+    finite = jnp.ones(size, bool)
+    for leaf, flag in zip(jax.tree.leaves(y), jax.tree.leaves(is_mapped), strict=True):
+        if flag:
+            within = tuple(range(1, jnp.ndim(leaf)))
+            finite &= jnp.all(jnp.isfinite(leaf), axis=within)
+    return 0 if isinstance(finite, jax.core.Tracer) else int(jnp.argmax(finite))
+
+
 def _check_noise(problems: Problem, is_mapped: Problem, clean: Any, size: int) -> None:
-    """Check the noise of all examples but the first, which is checked with all else.
+    """Check the noise of all examples.
 
     That includes what a noise model asks of a measurement, such as a label in range.
     """
     parts, flags = (problems.y, problems.noise), (is_mapped.y, is_mapped.noise)
-    for i in range(1, size if any(jax.tree.leaves(flags)) else 1):
+    for i in range(size if any(jax.tree.leaves(flags)) else 0):
         with _naming(i):
             y, noise = _example(parts, flags, i)
             noise.check(y, clean)

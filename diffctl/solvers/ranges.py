@@ -10,25 +10,37 @@ import numpy as np
 
 _UNIT = (0.0, 1.0)
 _COUNT = (1, math.inf)
+_POSITIVE = (math.ulp(0.0), math.inf)
 
 RANGES: Mapping[str, tuple[float, float]] = {
     "eta": _UNIT,
     "eta_b": _UNIT,
     "zeta": _UNIT,
     "relaxation": _UNIT,
-    "signal_std": (math.ulp(0.0), math.inf),
+    "signal_std": _POSITIVE,
+    "step_size": _POSITIVE,
+    "penalty": _POSITIVE,
+    "final_penalty": _POSITIVE,
+    "num_steps": _COUNT,
+    "num_inner": _COUNT,
+    "num_sweeps": _COUNT,
+    "num_repeats": _COUNT,
+    "num_leapfrog": _COUNT,
     "num_probes": _COUNT,
     "num_restarts": _COUNT,
+    "rank": _COUNT,
 }
 
 
 def check_ranges(solver: Any) -> None:
     """Raise ValueError if a setting, however deep, is out of its range or NaN.
 
-    Tracers are not looked at.
+    Tracers are not looked at, nor what is no number: left out, or a rule.
     """
     for owner, name, value in _settings(solver):
         if name not in RANGES or isinstance(value, jax.core.Tracer):
+            continue
+        if value is None or callable(value):
             continue
         low, high = RANGES[name]
         numbers = np.asarray(value)

@@ -212,7 +212,8 @@ def test_a_batch_is_a_loop_and_reports_honestly(case):
     for i in range(BATCH):
         alone = _solve(case, i, jax.random.fold_in(KEY, i))
         _assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], batch), alone)
-    _check_isolation(watched, batch)
+    for ruined in (0, -1):
+        _check_isolation(watched, batch, ruined)
 
 
 def _check_calls(case: Case, calls: Counter[str], batch: Solution) -> None:
@@ -231,17 +232,18 @@ def _solve_batch(instance: Instance) -> Solution:
     return solve_batch(KEY, instance.problems, instance.prior, instance.solver)
 
 
-def _check_isolation(instance: Instance, before: Solution) -> None:
-    """Ruin the last example: it alone must notice."""
+def _check_isolation(instance: Instance, before: Solution, ruined: int) -> None:
+    """Ruin one example: it alone must notice."""
     y = instance.problems.y
     bad = jnp.nan if jnp.issubdtype(y.dtype, jnp.floating) else 0
-    problems = dataclasses.replace(instance.problems, y=y.at[-1].set(bad))
+    problems = dataclasses.replace(instance.problems, y=y.at[ruined].set(bad))
     with listen(lambda *_: None):
         after = _solve_batch(instance._replace(problems=problems))
-    kept = jax.tree.map(lambda leaf: leaf[:-1], (before, after))
+    others = jnp.delete(jnp.arange(BATCH), ruined)
+    kept = jax.tree.map(lambda leaf: leaf[others], (before, after))
     chex.assert_trees_all_close(*kept, **EXACT32)
     if jnp.isnan(bad):
-        assert after.status[-1] == Status.NONFINITE
+        assert after.status[ruined] == Status.NONFINITE
         assert jnp.all(jnp.isfinite(after.x))
 
 

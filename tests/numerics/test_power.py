@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.numerics.power import largest_eigenvalue
+from diffctl.numerics.power import largest_eigenvalue, squared_operator_norm
 from tests.tolerances import EXACT64
 
 KEY = jax.random.key(2)
@@ -35,3 +35,12 @@ def test_projectors_need_two_steps_and_zero_has_no_curvature():
         for f in (3.0, 0.0)
     ]
     np.testing.assert_allclose(found, [3.0, 0.0], **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_norm_of_an_operator_is_that_of_its_matrix():
+    matrix = jnp.asarray(np.random.default_rng(3).normal(size=(30, 40)))
+    found = squared_operator_norm(KEY, lambda v: matrix.T @ (matrix @ v), matrix[0])
+    exact = np.linalg.norm(matrix, 2) ** 2
+    assert exact * (1 - 1e-3) < found < exact * (1 + 1e-12)
+    assert squared_operator_norm(KEY, lambda v: 0 * v, matrix[0]) == 1

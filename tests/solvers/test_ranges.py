@@ -8,11 +8,15 @@ from diffctl.diffusion import DDIM
 from diffctl.operators import FunctionOperator
 from diffctl.operators.base import Problem
 from diffctl.operators.noise import Categorical
+from diffctl.priors import DenoiserProx
 from diffctl.solvers import (
+    ADMM,
+    DAPS,
     DDRM,
     DPS,
     TMPD,
     HutchinsonMoment,
+    Langevin,
     PiGDM,
     REDDiff,
     ScoreSDE,
@@ -34,6 +38,12 @@ KEY = jax.random.key(2)
             ScoreSDE(grid=grid(), relaxation=jnp.nan),
             "relaxation of ScoreSDE is nan",
         ),
+        (ADMM(num_steps=0), "num_steps of ADMM is 0; expected at least 1"),
+        (ADMM(num_steps=1, penalty=-1.0), "penalty of ADMM is -1.0; expected a positive number"),
+        (
+            DAPS(grid=grid(), sampler=Langevin(num_steps=0)),
+            "num_steps of Langevin is 0; expected at least 1",
+        ),
         (
             TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=0)),
             "num_probes of HutchinsonMoment is 0; expected at least 1",
@@ -41,8 +51,11 @@ KEY = jax.random.key(2)
     ],
 )
 def test_settings_out_of_range(solver, message):
+    prior = mixture()
+    if isinstance(solver, ADMM):
+        prior = DenoiserProx(prior=prior)
     with pytest.raises(ValueError, match=message):
-        solve(KEY, bed().problem(), mixture(), solver)
+        solve(KEY, bed().problem(), prior, solver)
 
 
 def test_settings_within_a_traced_program_are_not_looked_at():

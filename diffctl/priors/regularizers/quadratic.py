@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from diffctl.core import QuadraticPrior
 from diffctl.numerics.adjoint import adjoint_of
 from diffctl.numerics.krylov import conjugate_gradient
+from diffctl.numerics.power import squared_operator_norm
 from diffctl.priors.regularizers.checks import check_axes, check_weight
 from diffctl.priors.regularizers.differences import differences
 from diffctl.pytree import pytree_dataclass, static
@@ -55,9 +56,11 @@ class Quadratic(QuadraticPrior):
         *,
         reference: Any = None,
         linear_map: LinearFunction = identity,
-        norm: float = 1.0,
+        norm: float | None = None,
     ) -> "Quadratic":
         """Build from a reference signal, (*shape), grey if left out, and L.
+
+        The norm of L is estimated, with 72 products with L^T L, if it is left out.
 
         Raises:
             ValueError: a weight that is not positive, or a reference of another shape.
@@ -73,7 +76,7 @@ class Quadratic(QuadraticPrior):
             weight=weight,
             target=linear_map(reference),
             linear_map=jax.tree_util.Partial(linear_map),
-            norm=norm,
+            norm=_norm_of(linear_map, reference) if norm is None else norm,
             shape=shape,
         )
 
@@ -96,7 +99,13 @@ class Quadratic(QuadraticPrior):
         """Return R(x), ()."""
         return self.weight / 2 * jnp.sum((self.analysis(x) - self.target) ** 2)
 
+    @property
+    def splits(self) -> bool:
+        return self.linear_map.func is not identity
+
     def prox(self, x: jax.Array, step: jax.Array) -> jax.Array:
+        if not self.splits:
+            return self.analysis_prox(x, step)
         scaled = self.weight * step
 
         def matvec(z: jax.Array) -> jax.Array:
@@ -118,3 +127,13 @@ class Quadratic(QuadraticPrior):
 
     def analysis_norm(self) -> Any:
         return self.norm
+
+
+def _norm_of(linear_map: LinearFunction, like: jax.Array) -> Any:
+    if linear_map is identity:
+        return 1.0
+
+    def normal(x: jax.Array) -> jax.Array:
+        return adjoint_of(linear_map, like)(linear_map(x))
+
+    return jnp.sqrt(squared_operator_norm(jax.random.key(0), normal, like))

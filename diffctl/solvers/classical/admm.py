@@ -34,9 +34,10 @@ class ADMM(PenaltySolver):
     proved for convex R and a constant penalty; a network may need `DenoiserProx.damped`
     or the rising penalty of `plug_and_play`.
 
-    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and n num_inner
-    products with A^T A and K^T K, or for K = I and an A with a singular system, n with
-    (A^T A + s_y^2 p)^{-1}. No derivative of a network.
+    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and n
+    (num_inner + 1) products with A^T A and K^T K, or for K = I and an A with a singular
+    system, n with (A^T A + s_y^2 p)^{-1}; n with A for the misfit. No derivative of a
+    network.
 
     `StepTrace.extra` holds the `primal_residual` |K x - v| and the `dual_residual`
     p |K^T (v - v_previous)|; both vanish at the solution.

@@ -45,8 +45,9 @@ class ChambollePock(IterativeSolver):
 
     Requirements: a linear operator, white noise, a proximal prior.
 
-    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each), n products with A,
-    A^T, K and K^T; 72 with A^T A at the start if A has no singular system.
+    Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each), n products with
+    A^T, K and K^T and 2 n with A, half of them for the misfit; 72 with A^T A at the
+    start if A has no singular system.
 
     Deviations: the dual step comes first, as in the paper; lanl/scico starts by the
     primal one. The fixed points are the same. Not accelerated: neither term need be

@@ -27,7 +27,8 @@ class HQS(PenaltySolver):
     Requirements: a linear operator, white noise, a proximal prior.
 
     Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each) and, unless A has a
-    singular system, n num_inner products with A^T A. No derivative of a network.
+    singular system, n (num_inner + 1) products with A^T A; n with A for the misfit. No
+    derivative of a network.
 
     Args:
         num_steps: n; 8 to 24 published for networks.

@@ -41,7 +41,8 @@ class ISTA(IterativeSolver):
     Requirements: a linear operator, white noise, a proximal prior.
 
     Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each), n products with
-    A^T A; 72 more at the start for the norm of A if it has no singular system.
+    A^T A and, for the misfit, A; 72 with A^T A at the start for the norm of A if it has
+    no singular system.
     The energy falls as 1 / n.
 
     Args:

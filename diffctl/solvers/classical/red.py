@@ -36,7 +36,8 @@ class RED(PenaltySolver):
     Slow where little is measured: gaps move by l / (L + l) of what the denoiser asks.
 
     Cost: n proximal maps (a `DenoiserProx` makes 1 forward in each), n products with
-    A^T A; 72 more at the start for the norm of A if it has no singular system.
+    A^T A and, for the misfit, A; 72 with A^T A at the start for the norm of A if it has
+    no singular system.
 
     Args:
         num_steps: n.

@@ -24,7 +24,9 @@ class Tikhonov(IterativeSolver):
 
     Requirements: a linear operator, white noise, a quadratic prior.
 
-    Cost: no network; num_steps (num_inner + 1) products with A^T A and K^T K.
+    Cost: no network; num_steps (num_inner + 1) products with A^T A and K^T K, or for
+    K = I and an A with a singular system none but with its factors (s_i / (s_i^2 +
+    weight s_y^2) filters them).
 
     Args:
         num_steps: rounds of conjugate gradients, each from the last result; more than

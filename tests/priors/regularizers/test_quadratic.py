@@ -34,6 +34,19 @@ def test_maps_and_proximal_maps_are_those_of_matrices():
     np.testing.assert_allclose(prior.energy(x), energy, **EXACT64)
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_norm_of_a_map_is_estimated_and_ridge_needs_none():
+    prior = Quadratic.create((4,), 0.6, linear_map=_product)
+    largest = np.linalg.norm(MATRIX, 2)
+    np.testing.assert_allclose(prior.analysis_norm(), largest, rtol=1e-3)
+    assert prior.splits
+    ridge = Quadratic.create((4,), 0.6, reference=REFERENCE)
+    assert ridge.analysis_norm() == 1
+    assert not ridge.splits
+    expected = (X + 1.7 * 0.6 * REFERENCE) / (1 + 1.7 * 0.6)
+    np.testing.assert_allclose(ridge.prox(jnp.asarray(X), 1.7), expected, **EXACT64)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"shape \(3,\); expected \(4,\)"):
         Quadratic.create((4,), 1.0, reference=jnp.zeros(3))

@@ -14,6 +14,7 @@ from diffctl.operators import (
     LinearFunctionOperator,
     Mask,
     Problem,
+    SpectralOperator,
 )
 from diffctl.priors import (
     GaussianPrior,
@@ -48,6 +49,20 @@ def test_tikhonov_is_the_posterior_mean_of_a_gaussian():
     expected = law.posterior(BENCH.y, BENCH.matrix, STD).mean
     found = solve(KEY, BENCH.problem(), prior, Tikhonov()).x
     # Condition number 2e4: measured 3e-12.
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ridge_filters_singular_values_as_conjugate_gradients_do():
+    prior = Quadratic.create(SHAPE, 0.4, reference=np.full(SHAPE, 0.3))
+    problem = BENCH.problem()
+    found = solve(KEY, problem, prior, Tikhonov(num_steps=1, num_inner=1)).x
+    hidden = Identity(shape=problem.y.shape) @ problem.operator
+    assert isinstance(problem.operator, SpectralOperator)
+    assert not isinstance(hidden, SpectralOperator)
+    expected = solve(
+        KEY, dataclasses.replace(problem, operator=hidden), prior, Tikhonov()
+    ).x
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -73,6 +73,23 @@ def test_the_regulariser_has_the_mean_of_the_closed_form():
     assert np.all(bound < 0.1 * np.max(np.abs(mean)))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("linear", 8),
+        ("square_root", 8**0.5),
+        ("two_thirds", 4),
+        ("squared", 64),
+        ("log", np.log(9)),
+        ("capped", 1),
+        ("constant", 1),
+    ],
+)
+def test_weights_of_the_paper(name, expected):
+    found = getattr(red_diff, f"{name}_weight")(jnp.asarray([8.0, 0.0]))
+    np.testing.assert_allclose(found, [expected, name == "constant"], rtol=1e-6)
+
+
 def _fixed_point(law: Bed, sigma, reg_weight):
     """The deterministic part of 1500 plain iterations at one level.
 

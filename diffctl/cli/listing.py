@@ -82,7 +82,7 @@ def _solvers() -> list[dict[str, str]]:
 
 
 def _needs(cls: type[Solver]) -> str:
-    """Return what must exist for a solver to run, besides a differentiable operator."""
+    """Return what must exist for a solver to run, besides operator and prior."""
     operator, prior = cls.requires
     needs = []
     if issubclass(operator, SpectralOperator):
@@ -91,6 +91,8 @@ def _needs(cls: type[Solver]) -> str:
         needs = ["linear, adjoint"]
     if "VJP" in cls.cost_formula:
         needs.append("network gradients")
+    if "h_pinv" in inspect.signature(cls).parameters:
+        needs.append("h_pinv of one's own")
     if issubclass(prior, EncodedPrior | AutoencodingPrior):
         needs.append("encoder")
     return ", ".join(needs) or "-"

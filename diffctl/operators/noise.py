@@ -67,6 +67,14 @@ class GaussianNoise(WhiteNoise):
     def check(self, y: Any, clean: Any) -> None:
         reason = "the likelihood of noise-free data (which DDNM is made for) is"
         _require_positive("noise std", self.std, reason)
+        std = jnp.asarray(self.std)
+        # Solvers divide by the square, and by ratios of it to singular values.
+        least = float(jnp.finfo(jnp.result_type(std, jnp.float32)).tiny) ** 0.4
+        require(
+            not _any_concrete(std < least),
+            f"noise std is {self.std}; expected at least {least:.1g}, since its square "
+            f"must be a number in {std.dtype}.",
+        )
 
 
 @pytree_dataclass

@@ -29,7 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
-from diffctl.diffusion import VP, Euler, NoiseGrid, NoiseLevel, OneCallStep, Schedule
+from diffctl.diffusion import (
+    VE,
+    VP,
+    Euler,
+    NoiseGrid,
+    NoiseLevel,
+    OneCallStep,
+    Schedule,
+)
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.levels import Levels, LevelSolver, estimate_with_pullback
@@ -94,7 +102,8 @@ class ConjugateGuidance(LevelSolver):
         grid: noise levels, T steps; `few_steps` are the published ones.
         guidance_scale: w, ().
         tilt: lambda of the paper, (); not 0 rescales the network's terms.
-        schedule: gives the times of levels; only `tilt` depends on it.
+        schedule: gives the times t of levels; only `tilt` depends on it. Not `VE`,
+            which has no time for the clean level.
         reverse: its estimate is used, with its bound inside the gradient.
     """
 
@@ -122,6 +131,15 @@ class ConjugateGuidance(LevelSolver):
         self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
         """Return what measured directions add to the unmeasured step, (*shape)."""
+
+    def check(self, problem: Problem, prior: DiffusionPrior) -> None:
+        """Raise TypeError for a schedule that never reaches the clean level."""
+        if isinstance(self.schedule, VE):
+            raise TypeError(
+                f"{type(self).__name__} needs the time of the clean level, which VE "
+                "does not have. Use VP() or EDM()."
+            )
+        super().check(problem, prior)
 
     def start(
         self, noise: jax.Array, problem: Problem, prior: DiffusionPrior
@@ -162,8 +180,7 @@ class ConjugateGuidance(LevelSolver):
         sigma, tanh = jnp.sinh(u), jnp.tanh(u)
         time = self.schedule.time(sigma)
         inside = decay(sigma, time) * measure
-        # dt = db / beta = 2 tanh(u) du / beta
-        in_time = inside * 2 * tanh / self._rate(time)
+        in_time = inside * 2 * tanh / self._rate(time)  # dt = db / (db/dt)
         end = decay(now.sigma[None, None], first)[0]
         return Coefficients(
             on_x0=(1 - tilt * span) * end,
@@ -181,8 +198,9 @@ class ConjugateGuidance(LevelSolver):
         return jax.tree.map(jnp.subtract, weights, free)
 
     def _rate(self, time: jax.Array) -> jax.Array:
-        """Return beta = db/dt, (n, 1)."""
-        return self.schedule.diffusion_squared(time)
+        """Return db/dt, (n, 1), which is beta for `VP`."""
+        sigma, scale = self.schedule.sigma(time), self.schedule.scale(time)
+        return self.schedule.diffusion_squared(time) / (scale**2 * (1 + sigma**2))
 
 
 def nodes_between(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -52,7 +52,7 @@ class ConjugatePiGDM(ConjugateGuidance):
     Cost: T forwards and T VJPs for T levels of `grid`; memory of one VJP.
 
     Deviations: integrals are computed to the clean level, where the released code stops
-    at sigma = 0.0105 and regularises by 1e-6. States start from the measurement.
+    at sigma = 0.0105 and regularises by 1e-6.
 
     Args: see `ConjugateGuidance`.
     """

@@ -117,7 +117,8 @@ class MCG(Solver):
 
     @classmethod
     def dps_paper(cls, task: str, *, num_steps: int = 1000) -> "MCG":
-        """Return the settings of the paper on DPS: the same step sizes as for DPS."""
+        """Return the settings of the paper on DPS: its step sizes, for linear tasks."""
+        for_task(_RELEASED_PROJECTIONS, task)
         return cls(guided=DPS.paper(task, num_steps=num_steps))
 
     @classmethod

@@ -76,12 +76,15 @@ class ScoreSDE(ReplacementSolver):
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 
+    Deviations: no Langevin corrector between the levels, after which the authors' code
+    projects as well.
+
     Not a posterior sampler: the projection never tells the unmeasured part what was
     measured, except through the next call of the denoiser.
 
     Args:
         grid: noise levels, T steps.
-        reverse: one-call reverse step; the paper runs `EulerMaruyama` with 1000 steps.
+        reverse: one-call reverse step, the predictor of the paper's 1000 levels.
         relaxation: (), share of the projection that is made; 1 is the hard one.
     """
 

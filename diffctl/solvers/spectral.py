@@ -89,7 +89,7 @@ def spectral_step(
         levels: now and next.
         noise: z, (*shape).
         eta: share of fresh noise in (1) and (2), in [0, 1].
-        eta_b: trust in the measurement in (3), in [0, 1]; () or (k,).
+        eta_b: trust in the measurement in (3), (), in [0, 1].
     """
     operator, data = spectral(problem), SpectralData.of(problem)
     sigma = levels[1].sigma

@@ -174,14 +174,15 @@ class TMPD(LevelSolver):
 
         x <- reverse step + gamma J^T A^T (sigma^2 A J A^T + sigma_y^2 I)^{-1} (y - A D)
 
-    For a Gaussian prior, whatever its covariance, the result is the reverse process of
-    the posterior itself.
+    With `FullMoment`, for a Gaussian prior of any covariance, the result is the reverse
+    process of the posterior itself; the default, `RowSums`, is so where covariance and
+    A are diagonal, and is made for masks.
 
     Requirements: a linear operator and white noise of positive standard deviation.
 
     Cost: T forwards and T (p + 1) VJPs for T levels of `grid`, p the products of the
     moment model: m measurements for `FullMoment` and `DiagonalMoment`, 1 for `RowSums`,
-    the probes for `HutchinsonMoment`. Memory of p VJPs at once.
+    the probes for `HutchinsonMoment`. Memory of p VJPs at once, or of a chunk of them.
 
     Deviations: the moment is symmetrised and its diagonal kept non-negative. The public
     code (bb515/tmpdjax) leaves its random-probe variant unfinished; here it is

@@ -10,8 +10,8 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import DDIM, Euler, vp_uniform
-from diffctl.operators import GaussianNoise
+from diffctl.diffusion import DDIM, EDM, VE, VP, Euler, vp_uniform
+from diffctl.operators import FunctionOperator, GaussianNoise, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
     DDNM,
@@ -157,10 +157,91 @@ def test_coefficients_are_the_published_integrals(weight, tilt):
     levels = vp_uniform(2, time_max=0.4, time_min=0.2)
     now, next = jax.tree.map(lambda leaf: leaf[0], levels.pairs())
     for psi, seen in cases:
-        found = solver.coefficients(psi, now, next)
-        found = [found.on_x0, found.on_y, found.on_eps, found.on_g]
+        found = _as_list(solver.coefficients(psi, now, next))
         expected = _published(weight, tilt, seen, 0.4, 0.2)
-        np.testing.assert_allclose(np.ravel(found), expected, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def _as_list(found):
+    return np.ravel([found.on_x0, found.on_y, found.on_eps, found.on_g])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("schedule", [VP(), EDM()], ids=["vp", "edm"])
+@pytest.mark.parametrize("q", [1e-4, 0.01, 0.25])
+def test_coefficients_of_the_last_step_and_in_any_time(q, schedule):
+    """Of (4) by adaptive quadrature over the time, down to the clean level."""
+    weight, tilt, share = 2.0, -0.3, q / (1 + q)
+    now, next = oracle.level(0.27), oracle.level(0.0)
+    first = float(schedule.time(0.27))
+
+    def psi(sigma):
+        power = jnp.asarray(sigma) ** 2
+        return jnp.log1p(power) - share * jnp.log1p(power / share)
+
+    def decay(t):
+        seen = psi(schedule.sigma(jnp.asarray(t)))
+        return float(jnp.exp(tilt * t - weight * seen / 2))
+
+    def integral(rate, end):
+        return quad(rate, 0, end, epsabs=1e-13, epsrel=1e-11)[0]
+
+    end = decay(first)
+    expected = [
+        (1 - tilt * first) * end,
+        1 - end + tilt * integral(decay, first),
+        -tilt * first * end * 0.27
+        + tilt * integral(lambda t: decay(t) * float(schedule.sigma(t)), first),
+        -weight
+        * integral(
+            lambda u: decay(schedule.time(jnp.sinh(u))) * np.tanh(u) ** 2,
+            np.arcsinh(0.27),
+        ),
+    ]
+    solver = NoisyConjugatePiGDM(
+        grid=grid(), guidance_scale=weight, tilt=tilt, schedule=schedule
+    )
+    found = _as_list(solver.coefficients(psi, now, next))
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_schedule_without_a_clean_level_is_refused():
+    a, y = _setting()
+    solver = ConjugatePiGDM(grid=grid(), schedule=VE())
+    with pytest.raises(TypeError, match=r"VE does not have. Use VP\(\) or EDM\(\)"):
+        solve(KEY, oracle.problem(a, y, STD), mixture(), solver)
+
+
+def _rounded(x):
+    """Quantise to multiples of 0.5; rounding again changes nothing."""
+    return jnp.round(2 * x) / 2
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_nonlinear_form_projects_every_part_of_a_step():
+    """For a quantiser, whose h^+ is the identity, against the formula."""
+    operator = FunctionOperator.create(_rounded, (SIZE,))
+    y = _rounded(jnp.linspace(-0.8, 0.9, SIZE))
+    problem = Problem(y=y, operator=operator, noise=GaussianNoise(std=STD))
+    law, weight = bed(), 3.0
+    solver = NonlinearConjugatePiGDM(
+        grid=grid(), guidance_scale=weight, h_pinv=lambda _, y: y
+    )
+    now, next = (jax.tree.map(lambda leaf: leaf[1], at) for at in grid().pairs())
+    x = jnp.linspace(-2, 1, SIZE)
+    moved, _ = solver.step(x, (now, next, KEY), problem, law.prior())
+
+    sigma = float(now.sigma)
+    estimate, jacobian = law.denoise(np.asarray(x), sigma), law.jacobian(sigma)
+    eps = (x - estimate) / sigma
+    pull = y - _rounded(estimate)
+    g = np.sqrt(1 + sigma**2) / sigma * (pull - jacobian.T @ pull)
+    free = solver.coefficients(unmeasured, now, next)
+    extra = solver.extra(exactly_measured, now, next)
+    expected = free.on_x0 * estimate + free.on_eps * eps + free.on_g * g
+    expected += extra.on_x0 * _rounded(estimate) + extra.on_eps * _rounded(eps)
+    expected += extra.on_g * _rounded(g) + extra.on_y * y
+    np.testing.assert_allclose(moved, expected, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")

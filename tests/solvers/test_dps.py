@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import dawsn
 
-from diffctl.diffusion import Ancestral, Euler, NoiseGrid, ddpm
+from diffctl.diffusion import Ancestral, Euler, NoiseGrid, clip, ddpm
 from diffctl.operators import FunctionOperator, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import DPS, likelihood, solve
@@ -147,6 +147,28 @@ def test_the_gradient_of_the_norm_is_that_of_the_explicit_jacobian():
     np.testing.assert_allclose(
         trace.misfit, residual @ residual / (2 * NOISE_STD**2), **EXACT64
     )
+
+
+@pytest.mark.usefixtures("x64")
+def test_pixels_at_the_bound_are_not_guided():
+    """The bound of the estimate is inside the gradient: its derivative is 0 there."""
+    law = bed()
+    solver = DPS(grid=grid(), reverse=Ancestral(bound=clip), guidance_scale=0.3)
+    free = dataclasses.replace(solver, guidance_scale=0.0)
+    x = np.linspace(-4, 5, SIZE)
+    at = (*jax.tree.map(lambda leaf: leaf[2], grid().pairs()), KEY)
+    guided, _ = solver.step(jnp.asarray(x), at, law.problem(), law.prior())
+    unguided, _ = free.step(jnp.asarray(x), at, law.problem(), law.prior())
+
+    now, next = (float(level.sigma) for level in at[:2])
+    estimate = law.denoise(x, now)
+    inside = np.abs(estimate) < 1
+    assert 0 < np.sum(inside) < SIZE
+    residual = law.y - law.matrix @ np.clip(estimate, -1, 1)
+    pulled = law.jacobian(now).T @ (inside * (law.matrix.T @ residual))
+    unit = np.sqrt((1 + now**2) * (1 + next**2))
+    expected = 0.3 * unit * pulled / np.linalg.norm(residual)
+    np.testing.assert_allclose(guided - unguided, expected, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")

@@ -39,7 +39,7 @@ KEY = jax.random.key(2)
             "relaxation of ScoreSDE is nan",
         ),
         (ADMM(num_steps=0), "num_steps of ADMM is 0; expected at least 1"),
-        (ADMM(num_steps=1, penalty=-1.0), "penalty of ADMM is -1.0; expected a positive number"),
+        (ADMM(num_steps=1, penalty=-1.0), "penalty of ADMM is -1.0; .* a positive"),
         (
             DAPS(grid=grid(), sampler=Langevin(num_steps=0)),
             "num_steps of Langevin is 0; expected at least 1",

@@ -249,5 +249,6 @@ def test_released_mcg_repeats_pixels_for_super_resolution():
 def test_released_mcg_has_the_step_sizes_of_dps_and_linear_tasks_only():
     solver = MCG.released_code("gaussian_deblurring", num_steps=20)
     assert (solver.guided.guidance_scale, solver.guided.grid.num_steps) == (0.3, 20)
-    with pytest.raises(ValueError, match="no published settings"):
-        MCG.released_code("phase_retrieval")
+    for preset in (MCG.released_code, MCG.dps_paper):
+        with pytest.raises(ValueError, match="no published settings"):
+            preset("phase_retrieval")

@@ -119,6 +119,20 @@ def test_adjusted_kernels_keep_their_law_for_large_steps(name):
         assert abs(np.mean(statistic(after)) - np.mean(statistic(before))) < bound
 
 
+def test_small_steps_of_a_random_walk_are_accepted():
+    x = _exact_draws(100)
+
+    @jax.jit
+    @jax.vmap
+    def move(key, x):
+        step = partial(random_walk_step, log_density=_log_density, step_size=1e-6)
+        return run_chain(key, step, Point.at(x, _log_density), 10)
+
+    accepted = move(jax.random.split(KEY, 100), x).num_accepted
+    # A step of 1e-3 changes log pi by a few 1e-3: one of 1000 refused, or a few.
+    assert np.mean(accepted) / 10 > 0.99
+
+
 def _is_narrow(x):
     return np.sum((x + 0.8) ** 2, axis=-1) < 0.2
 

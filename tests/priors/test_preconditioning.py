@@ -103,6 +103,17 @@ def test_consistency_at_the_least_noise_is_the_identity():
     chex.assert_trees_all_close(far(jnp.asarray(3.0)), EDMPreconditioning()(3.0))
 
 
+@pytest.mark.parametrize("sigma", [0.05, 1.0, 80.0])
+@pytest.mark.usefixtures("x64")
+def test_coefficients_of_consistency_models_as_published(sigma):
+    found = ConsistencyPreconditioning()(jnp.asarray(sigma))
+    above, size = sigma - 0.002, np.hypot(sigma, 0.5)
+    np.testing.assert_allclose(found.skip, 0.25 / (above**2 + 0.25), **EXACT64)
+    np.testing.assert_allclose(found.out, 0.5 * above / size, **EXACT64)
+    np.testing.assert_allclose(found.inside, 1 / size, **EXACT64)
+    np.testing.assert_allclose(found.noise, 250 * np.log(sigma), **EXACT64)
+
+
 @pytest.mark.parametrize("recipe", ["linear", "cosine", "scaled_linear"])
 def test_time_steps_are_whole_at_trained_levels(recipe):
     """In float32 and exactly, so that an embedding sees what it was trained on."""

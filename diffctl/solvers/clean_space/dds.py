@@ -44,7 +44,8 @@ class DDS(CorrectionSolver):
     estimate more as the noise falls; the mean for an isotropic Gaussian prior is then
     that of the posterior if eta = 1.
     The released code stops adding noise one level early; its CG is not that of complex
-    operators (it leaves out the conjugate), its CT back-projection not the adjoint.
+    operators (it leaves out the conjugate), its CT back-projection not the adjoint. Its
+    total variation between slices of a volume is left out.
 
     Args: see `CorrectionSolver`, and
         eta: share of fresh noise, in [0, 1]. Not the eta of DDIM: 1 re-noises fully.

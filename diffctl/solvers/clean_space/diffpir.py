@@ -200,8 +200,9 @@ class DiffPIR(HalfQuadraticSplitting):
         x' = u + sigma' (sqrt(1 - zeta) (x - u) / sigma + sqrt(zeta) z)
 
     Requirements: a linear operator and white noise. In closed form for spectral
-    operators (blurs, masks, down-sampling, Fourier samples); others take 100 products
-    with A^H A a step.
+    operators (periodic blurs, masks, block averages, separable down-sampling, Fourier
+    samples); others, such as a blur of which every fourth pixel is kept, take 100
+    products with A^H A a step.
 
     Cost: T forwards for T levels of `grid`; no derivative of the network.
 

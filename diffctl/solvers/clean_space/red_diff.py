@@ -240,10 +240,14 @@ class REDDiff(Solver):
 
     @classmethod
     def inverse_bench(cls, *, num_steps: int = 1000) -> "REDDiff":
-        """Return the settings of devzhk/InverseBench: summed loss, constant weight."""
+        """Return the settings of devzhk/InverseBench: summed loss, constant weight.
+
+        Its loss is |y - A x|^2, without the half of `squared_residual`.
+        """
         return cls(
             grid=released_grid(num_steps),
             weight=constant_weight,
+            data_weight=2.0,
             descent=Descent.adam(2e-2, b2=0.99),
         )
 

@@ -88,8 +88,9 @@ class FlashDiffusion(LatentSolver):
     digits took 60 times as long per image as with `ReSample` alone. `Solution.stats`
     counts what was needed.
 
-    Deviations: none from the authors' code (z-fabian/flash-diffusion), except that c v
-    is limited to 0.999. That code can also start at DDIM inversions of z_hat, or at
+    Deviations from the authors' code (z-fabian/flash-diffusion): c v is limited to
+    0.999; the first step is the one from the level that z is noised to, where the code
+    leaves out one or two. That code can also start at DDIM inversions of z_hat, or at
     z_hat on a wrong scale (`unscaled_start`; `bare_start` has the right one).
 
     Args:

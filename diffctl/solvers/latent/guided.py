@@ -191,7 +191,7 @@ class PSLD(GuidedLatent):
 
     Cost: T forwards and T VJPs of the latent network for T levels, T calls and T VJPs
     of decoder and encoder (one call of the decoder more for the result), 2 T products
-    with A and A^T each.
+    with A and 3 T with A^T, two of them in the gradient.
 
     Deviations: the paper writes squared norms, the authors' code norms, as here. That
     code adds fresh measurement noise to the prediction, and its A^T is the identity for

@@ -169,7 +169,7 @@ class SamplerCSGM(ThroughSampler):
 
     Deviations: the published objective is the mean squared residual plus c_z |z|^2, for
     a GAN or VAE; with `cost=mean_squared_residual` the weight 2 c_z is the same. Its
-    Bayes value is 2 sigma_y^2 / m there and 1 here.
+    Bayes value is 2 sigma_y^2 / m there and 1 here. Its L1 loss is left out.
 
     Args: see `ThroughSampler`.
     """

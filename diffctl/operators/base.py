@@ -138,7 +138,7 @@ class SpectralOperator(LinearOperator):
         z = self.u_adjoint(y)
         return self.v(self.singular_values.astype(z.dtype) * z)
 
-    def pinv(self, y: jax.Array, *, cutoff: float = 0.0) -> jax.Array:
+    def pinv(self, y: jax.Array, *, cutoff: Any = 0.0) -> jax.Array:
         """Return V diag(1/s) U^H y; singular values at rounding level count as zero.
 
         Small ones do not, unless they are at or below `cutoff` times the largest;
@@ -158,7 +158,7 @@ class SpectralOperator(LinearOperator):
         return self.v(jnp.where(seen, filtered, 0))
 
     def inverse_singular_values(
-        self, dtype: jax.typing.DTypeLike, *, cutoff: float = 0.0
+        self, dtype: jax.typing.DTypeLike, *, cutoff: Any = 0.0
     ) -> jax.Array:
         """Return 1/s, (k,), with 0 for singular values at the rounding of `dtype`.
 

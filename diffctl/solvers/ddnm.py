@@ -30,7 +30,7 @@ from diffctl.operators.base import (
     WhiteNoise,
 )
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.data_steps import towards_data
+from diffctl.solvers.data_steps import RELEASED_CUTOFF, towards_data
 from diffctl.solvers.levels import Levels, LevelSolver, standard_normal
 from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.spectral import spectral_step
@@ -107,24 +107,32 @@ class DDNM(NullSpaceSolver):
         D+ = D + A^+ (y - A D)
         x' = D+ + sigma' (eta z + sqrt(1 - eta^2) eps_hat)
 
-    Requirements: a linear operator, whose pseudo-inverse is used; `Truncated` keeps it
-    bounded. The noise model is not used: the result explains y exactly, noise included.
-    Use `DDNMPlus` for noisy data.
+    Requirements: a linear operator, whose pseudo-inverse is used. The noise model is
+    not used: the result explains y exactly, noise included. Use `DDNMPlus` for noisy
+    data.
 
     Cost: T forwards, more with time travel (see `TimeTravel`); no derivative.
 
     Deviations: time travel noises the state (paper); the released code noises the
     uncorrected prediction, `TimeTravel(diffuse=renoise_prediction)`.
 
-    Args: see `NullSpaceSolver`.
+    Args: see `NullSpaceSolver`, and
+        cutoff: (), in [0, 1); singular values up to this share of the largest count as
+            zeros in A^+, if A has a singular system. By default none do but those at
+            rounding level, and small ones amplify the noise of y.
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, DiffusionPrior)
 
+    cutoff: Any = 0.0
+
     @classmethod
     def released_code(cls, *, num_steps: int = 100) -> "DDNM":
-        """Return the released settings: indices 990, 980, ..., 0 of 1000, eta 0.85."""
-        return cls(grid=released_grid(num_steps))
+        """Return the released settings: indices 990, 980, ..., 0 of 1000, eta 0.85.
+
+        And no singular values below 0.03 of the largest, as in the released blurs.
+        """
+        return cls(grid=released_grid(num_steps), cutoff=RELEASED_CUTOFF)
 
     @classmethod
     def released_old_photo(cls, *, num_steps: int = 100) -> "DDNM":
@@ -145,7 +153,7 @@ class DDNM(NullSpaceSolver):
     ) -> jax.Array:
         estimate = Estimate(x0_hat=x0_hat)
         free = Renoise(eta=self.eta).advance(x, estimate, *levels, noise)
-        return free + towards_data(problem, x0_hat)
+        return free + towards_data(problem, x0_hat, cutoff=self.cutoff)
 
 
 @pytree_dataclass

@@ -17,6 +17,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "eta_b": _UNIT,
     "zeta": _UNIT,
     "relaxation": _UNIT,
+    "cutoff": _UNIT,
     "signal_std": _POSITIVE,
     "step_size": _POSITIVE,
     "penalty": _POSITIVE,

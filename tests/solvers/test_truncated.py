@@ -104,6 +104,17 @@ def test_noise_stays_bounded_with_a_cutoff_and_explodes_without(name):
     assert np.max(np.abs(exploded)) > 1e3 * STD
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_cutoff_of_ddnm_is_that_of_the_operator():
+    """Its A^+ is the same; only the misfit of the two problems differs."""
+    whole, truncated = _problem(_blur()), _problem(Truncated.create(_blur()))
+    levels = grid(5)
+    found = solve(KEY, whole, WhitePixels(), DDNM(grid=levels, cutoff=3e-2)).x
+    expected = solve(KEY, truncated, WhitePixels(), DDNM(grid=levels)).x
+    np.testing.assert_allclose(found, expected, **EXACT64)
+    assert DDNM.released_code().cutoff == 3e-2
+
+
 def test_a_cutoff_is_a_fraction():
     with pytest.raises(ValueError, match="cutoff is"):
         Truncated.create(Identity(shape=SHAPE), cutoff=1.5)

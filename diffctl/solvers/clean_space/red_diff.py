@@ -20,8 +20,9 @@ from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
 from diffctl.diffusion import NoiseGrid, eps_from_x0
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import squared_norm
-from diffctl.operators.base import Operator, Problem, SpectralOperator
+from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
+from diffctl.solvers.data_steps import RELEASED_CUTOFF, pinv_without
 from diffctl.solvers.ddnm import released_grid
 from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import linear
@@ -114,15 +115,11 @@ def pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
 
 
 def cutoff_pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
-    """Return A^+ y without the singular values at or below 0.03 of the largest.
+    """Return A^+ y without small singular values, as the released operators of blur.
 
-    The released operators of blur treat those as zeros; A^+ would return the noise of y
-    amplified without bound. An operator without singular system has its own A^+.
+    A^+ would return the noise of y amplified without bound.
     """
-    operator = problem.operator
-    if not isinstance(operator, SpectralOperator):
-        return pinv_guess(problem, like)
-    return operator.pinv(problem.y, cutoff=0.03).astype(like.dtype)
+    return pinv_without(problem, problem.y, RELEASED_CUTOFF).astype(like.dtype)
 
 
 class _Descending(NamedTuple):

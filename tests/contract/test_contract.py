@@ -83,8 +83,9 @@ def test_keys_decide_the_result(case):
     assert (jnp.max(jnp.abs(first.x - other.x)) > 1e-3) != case.deterministic
 
 
-def test_every_solver_has_a_row():
-    found = set().union(*(_kinds(case.solver()) for case in CASES))
+def test_every_solver_has_a_row_in_the_quick_lane():
+    quick = [case for case in CASES if not case.twin]
+    found = set().union(*(_kinds(case.solver()) for case in quick))
     ours = [cls for cls in solver_classes() if cls.__module__.startswith("diffctl.")]
     assert not set(ours) - found
 
@@ -153,6 +154,41 @@ def test_noise_free_data_are_refused_and_the_cure_works(case):
     with pytest.raises(ValueError, match=r"std is 0.0; .* Use a small positive value"):
         _solve(case, problem=with_noise(0.0))
     _check_harmless(_solve(case, problem=with_noise(1e-4)))
+
+
+def _linear_problem(case: Case) -> Problem:
+    problem = _instance(case).problem(0)
+    if not isinstance(problem.operator, DenseMatrix):
+        pytest.skip("no linear operator")
+    return problem
+
+
+def test_units_of_the_measurement(case):
+    """(A, y, sigma_y) -> c (A, y, sigma_y), with c a power of two: the same problem."""
+    problem = _linear_problem(case)
+    values = problem.operator.values
+    scaled = Problem(
+        y=8 * problem.y,
+        operator=dataclasses.replace(problem.operator, values=8 * values),
+        noise=GaussianNoise(std=8 * problem.noise.std),
+    )
+    pair = _solve(case).x, _solve(case, problem=scaled).x
+    if case.depends_on_units:
+        assert jnp.max(jnp.abs(pair[0] - pair[1])) > 1e-3
+    else:
+        chex.assert_trees_all_close(*pair, **REORDER32)
+
+
+def test_a_measurement_that_is_all_noise_says_nothing(case):
+    """sigma_y = 1e6: another y, no other result."""
+    problem = _linear_problem(case)
+
+    def noisy(y: jax.Array) -> Problem:
+        return dataclasses.replace(problem, y=y, noise=GaussianNoise(std=1e6))
+
+    pair = [_solve(case, problem=noisy(y)).x for y in (problem.y, problem.y + 1)]
+    change = jnp.max(jnp.abs(pair[0] - pair[1]))
+    assert (change > 1e-3) if case.follows_y else (change < 1e-4), change
 
 
 def test_no_retrace_for_other_values(case, caplog):

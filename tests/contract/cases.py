@@ -28,7 +28,10 @@ from diffctl.operators import (
     DenseMatrix,
     FunctionOperator,
     GaussianNoise,
+    LinearFunctionOperator,
+    PoissonNoise,
     Problem,
+    stack,
 )
 from diffctl.priors import (
     DenoiserProx,
@@ -142,7 +145,8 @@ class Instance(NamedTuple):
     solver: Any
 
     def problem(self, i: int) -> Problem:
-        return dataclasses.replace(self.problems, y=self.problems.y[i])
+        y = jax.tree.map(lambda leaf: leaf[i], self.problems.y)
+        return dataclasses.replace(self.problems, y=y)
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,29 @@ def three_classes() -> Problem:
     return Problem(
         y=jnp.asarray([0, 2, 1], jnp.int32), operator=operator, noise=Categorical()
     )
+
+
+def photon_counts() -> Problem:
+    """Few photons; pixels darker than black are possible before they are drawn."""
+    noise = PoissonNoise(peak=20.0, background=0.5)
+    counts = _rng(13).integers(2, 18, size=(BATCH, NUM_MEASURED))
+    y = 2 * (counts - noise.background) / noise.peak - 1
+    return dataclasses.replace(linear_gaussian(), y=jnp.asarray(y), noise=noise)
+
+
+def _frequencies(x: jax.Array) -> jax.Array:
+    return jnp.fft.fft(x)[:NUM_MEASURED] / 2
+
+
+def two_views() -> Problem:
+    """A tuple of a complex and a real measurement."""
+    operator = stack(
+        LinearFunctionOperator.create(_frequencies, (SIZE,)),
+        linear_gaussian().operator,
+    )
+    real, imaginary, other = _rng(14).normal(size=(3, BATCH, NUM_MEASURED)) / 2
+    y = jnp.asarray(real) + 1j * jnp.asarray(imaginary), jnp.asarray(other)
+    return Problem(y=y, operator=operator, noise=GaussianNoise(std=0.3))
 
 
 def gaussian() -> GaussianPrior:
@@ -641,7 +668,11 @@ _RESIDUAL = _UNITS | _FOLLOWS
 CASES = [
     Case("dps", dps, gaussian, linear_gaussian, **_RESIDUAL),
     Case("dps_class", dps_likelihood, mixture, three_classes),
+    Case("dps_counts", dps_likelihood, mixture, photon_counts),
+    Case("dps_views", dps, mixture, two_views),
     Case("doc", doc, mixture, linear_gaussian, deterministic=True, **_FOLLOWS),
+    Case("doc_counts", doc, mixture, photon_counts, deterministic=True, **_TWIN),
+    Case("doc_views", doc, mixture, two_views, deterministic=True, **_TWIN),
     Case("doc_class", doc, mixture, three_classes, deterministic=True, **_TWIN),
     Case("doc_ilqr", doc_ilqr, mixture, linear_gaussian, **_SEARCH),
     Case("doc_output", doc_output, mixture, linear_gaussian, **_SEARCH, **_TWIN),
@@ -665,6 +696,9 @@ CASES = [
     Case("cpigdm_expanded", cpigdm_expanded, mixture, linear_gaussian, **_FOLLOWS),
     Case("cpigdm_nonlinear", cpigdm_nonlinear, mixture, linear_gaussian, **_FOLLOWS),
     Case("daps", daps, mixture, linear_gaussian),
+    Case("daps_counts", daps, mixture, photon_counts, **_TWIN),
+    Case("daps_views", daps, mixture, two_views, **_TWIN),
+    Case("dds_views", dds, mixture, two_views, **_TWIN),
     Case("dds", dds, mixture, linear_gaussian),
     Case("diffpir", diffpir, mixture, linear_gaussian),
     Case("diffpir_class", diffpir_first_order, mixture, three_classes),

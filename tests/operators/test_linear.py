@@ -1,11 +1,14 @@
 """What every linear operator must satisfy, as explicit matrices in float64."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffctl import operators
 from diffctl.operators import LinearOperator, SpectralOperator, SubsampledFourier
 from tests.operators.cases import KEY, LINEAR, SPECTRAL, build
 from tests.operators.dense import as_real, matrices
@@ -141,3 +144,18 @@ def test_every_concrete_operator_is_a_tree_of_arrays():
 def test_fourier_of_mirrored_frequencies_has_singular_value_one():
     everything = SubsampledFourier.from_array(jnp.ones((4, 4)), (4, 4, 1))
     chex.assert_trees_all_close(everything.singular_values, jnp.ones(16), **EXACT32)
+
+
+def test_every_linear_operator_has_a_row():
+    """Of the exported classes that can be built, each or a subclass of it."""
+    built = [build(name) for name in LINEAR]
+    exported = [
+        cls
+        for cls in vars(operators).values()
+        if inspect.isclass(cls)
+        and issubclass(cls, LinearOperator)
+        and not inspect.isabstract(cls)
+    ]
+    assert len(exported) > 10
+    for cls in exported:
+        assert any(isinstance(operator, cls) for operator in built), cls

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.key_reuse._core import check_key_reuse
 
 from diffctl import checkpoint
 from diffctl.core import Solution, Solver, Status
@@ -299,6 +300,17 @@ def test_a_solve_alone_counts_its_calls(case):
         stats = jax.block_until_ready(_solve(case, prior=prior)).stats
     found = (calls["fwd"], calls["vjp"], calls["jvp"])
     assert found == (stats.nfe_fwd, stats.nvjp, stats.njvp)
+
+
+def test_keys_are_used_once(case):
+    """By the checker behind `jax.debug_key_reuse`, which itself would compile anew."""
+    instance = _instance(case)
+    check_key_reuse(run, KEY, instance.problem(0), instance.prior, instance.solver)
+
+
+def test_a_key_that_is_used_twice_is_found():
+    with pytest.raises(jax.errors.KeyReuseError):
+        check_key_reuse(lambda k: jax.random.normal(k) + jax.random.normal(k), KEY)
 
 
 def test_a_network_that_returns_nan_is_a_status(case):

@@ -12,7 +12,6 @@ from diffctl.core import LearnedVariancePrior, Status
 from diffctl.diffusion import AncestralLearned
 from diffctl.operators import FunctionOperator, GaussianNoise, Problem, SpectralOperator
 from diffctl.solvers import DPS, listen, solve, solve_batch, solve_stepwise
-from tests.contract.cases import doc_ilqr, doc_released
 from tests.solvers.bed import SIZE, bed, grid, mixture
 from tests.tolerances import REORDER32
 
@@ -134,26 +133,3 @@ def test_nobody_listens_nothing_is_called():
     assert not heard
     lowered = jax.jit(solve).lower(KEY, *_arguments()).as_text()
     assert "callback" not in lowered
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: DPS(grid=grid(3)),
-        doc_released,
-        doc_ilqr,
-    ],
-    ids=["dps", "doc_released", "doc_ilqr"],
-)
-def test_keys_are_used_once(make):
-    """Single solves: the checker takes a scan over split keys under vmap for reuse."""
-    with jax.debug_key_reuse(True):
-        solution = solve(jax.random.key(0), *_arguments(make()))
-    assert solution.status == Status.OK
-    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
-        _use_twice(jax.random.key(0))
-
-
-@jax.jit
-def _use_twice(key):
-    return jax.random.normal(key) + jax.random.normal(key)

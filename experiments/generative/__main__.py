@@ -5,6 +5,7 @@ python -m experiments.generative table --out runs/generative
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +80,7 @@ def compute(run: Run, terminal: Terminal) -> None:
     problem = Problem(y=problems.y[0], operator=problems.operator, noise=problems.noise)
     with terminal.progress() as progress:
         for name, model in chosen.items():
-            train = partial(_trained, run, name, model, problem, progress)
+            train = partial(_trained, run, name, model, problem, terminal, progress)
             prior = interruptible(train)
             interruptible(partial(_restore, run, name, model, prior, examples))
 
@@ -100,7 +101,12 @@ def _examples(run: Run) -> Restorations:
 
 
 def _trained(
-    run: Run, name: str, model: Model, problem: Problem, progress: Progress
+    run: Run,
+    name: str,
+    model: Model,
+    problem: Problem,
+    terminal: Terminal,
+    progress: Progress,
 ) -> Any:
     """Return a trained prior from disk, or train and save it."""
     # Amortised networks know one operator and one noise level.
@@ -115,6 +121,7 @@ def _trained(
             text = f"training {name}, loss {float(loss):.3f}"
             progress.update(bar, completed=step, description=text)
 
+    started = time.monotonic()
     prior = fit(
         model,
         problem,
@@ -124,8 +131,16 @@ def _trained(
         seed=run.seed,
         on_step=on_step,
     )
-    notes = {"num_steps": run.num_steps, "batch_size": run.batch_size}
-    prior.save(folder, notes=notes)
+    spent = round(time.monotonic() - started, 1)
+    prior.save(
+        folder,
+        notes={
+            "num_steps": run.num_steps,
+            "batch_size": run.batch_size,
+            "training_seconds": spent,
+        },
+    )
+    terminal.note(f"{name}: trained in {spent:.0f} s, compilation included.")
     return prior
 
 

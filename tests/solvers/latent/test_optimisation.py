@@ -233,7 +233,8 @@ def test_stopping_selects_the_result():
 
 def test_released_settings():
     solver = DMPlug.released_code("random_inpainting")
-    assert (solver.num_steps, solver.stopping) == (5000, solver.stopping)
+    rate = solver.descent.hyperparams["learning_rate"]
+    assert (solver.num_steps, rate) == (5000, 0.01)
     assert isinstance(solver.stopping, LastIterate)
     assert list(np.asarray(three_levels().time)) == [666, 333, 0, -1]
     assert DMPlug.default().grid.num_steps == 3

@@ -209,6 +209,11 @@ def test_released_settings():
     assert isinstance(solver.guided.reverse, SlippedEuler)
     assert isinstance(solver.ahead, SlippedEuler)
     assert solver.pixels.descent.hyperparams["weight_decay"] == 0.01
+    fits = [
+        (fit.descent.hyperparams["learning_rate"], fit.num_steps)
+        for fit in (solver.pixels, solver.latents)
+    ]
+    assert (solver.gamma, fits) == (40.0, [(1e-2, 2000), (5e-3, 500)])
     assert released_threshold(None) == 1e-6
     assert ReSample.default(grid()).pixels.num_steps == 2000
     port = ReSample.flash_port(scaled_linear_grid(500), 2000.0)

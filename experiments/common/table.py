@@ -33,13 +33,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class Summary:
-    """A row: its labels, number of images, failures, seconds and statistics."""
+    """A row: its labels, number of images, failures, seconds and statistics.
+
+    `values` are the numbers of the images by measure and id, without what failed.
+    """
 
     labels: dict[str, Any]
     images: int
     failed: int
     seconds_per_image: float
     statistics: dict[str, dict[str, float | None]]
+    values: dict[str, dict[int, float]]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one object."""
@@ -150,12 +154,14 @@ def _summary(records: list[dict[str, Any]], measures: Sequence[Measure]) -> Summ
             f"Some images have two results for {_name(records[0])}; delete one of the "
             "files."
         )
+    values = {m.name: _finite(ids, _gather(records, m.name)) for m in measures}
     return Summary(
         labels=records[0]["labels"],
         images=len(ids),
         failed=sum(status != 0 for status in _gather(records, "status")),
         seconds_per_image=sum(record["seconds"] for record in records) / len(ids),
-        statistics={m.name: _statistics(_gather(records, m.name)) for m in measures},
+        statistics={name: _statistics(found) for name, found in values.items()},
+        values=values,
     )
 
 
@@ -167,9 +173,14 @@ def _gather(records: list[dict[str, Any]], name: str) -> list[Any]:
     ]
 
 
-def _statistics(values: list[Any]) -> dict[str, float | None]:
-    """Return mean and standard error of the finite values, None where undefined."""
-    finite = [float(value) for value in values if value is not None]
+def _finite(ids: list[int], values: list[Any]) -> dict[int, float]:
+    pairs = zip(ids, values, strict=True)
+    return {i: float(value) for i, value in pairs if value is not None}
+
+
+def _statistics(values: dict[int, float]) -> dict[str, float | None]:
+    """Return mean and standard error, None where undefined."""
+    finite = list(values.values())
     mean = statistics.fmean(finite) if finite else None
     spread = None
     if len(finite) > 1:

@@ -32,10 +32,11 @@ def _of(summaries: Sequence[Summary], budget: str) -> dict[str, dict[str, Summar
 
 def _table(found: dict[str, dict[str, Summary]]) -> str:
     behind = _behind(found)
+    most = max(s.images for by_task in found.values() for s in by_task.values())
     rows = [
         [
             name,
-            *(_text(found[name].get(task)) for task in RESTORATIONS),
+            *(_text(found[name].get(task), most) for task in RESTORATIONS),
             "" if behind[name] is None else f"{behind[name]:.2f}",
         ]
         for name in sorted(found, key=lambda name: _last_if_none(behind[name]))
@@ -45,26 +46,36 @@ def _table(found: dict[str, dict[str, Summary]]) -> str:
 
 
 def _behind(found: dict[str, dict[str, Summary]]) -> dict[str, float | None]:
-    """Return how far each solver is behind the best, mean over the tasks it can do."""
-    best: dict[str, float] = {}
-    for by_task in found.values():
-        for task, mean in _means(by_task).items():
-            best[task] = max(best.get(task, mean), mean)
+    """Return how far each solver is behind the best, mean over the tasks it can do.
+
+    On the images that it has: the best is among the solvers that have them all.
+    """
     gaps = {
-        name: [best[task] - mean for task, mean in _means(by_task).items()]
+        name: [
+            _gap(summary, [other[task] for other in found.values() if task in other])
+            for task, summary in by_task.items()
+            if summary.values[PSNR.name]
+        ]
         for name, by_task in found.items()
     }
     return {name: fmean(gap) if gap else None for name, gap in gaps.items()}
 
 
-def _means(by_task: dict[str, Summary]) -> dict[str, float]:
-    """Return the mean PSNR by task, without the tasks at which every image failed."""
-    means = {task: s.statistics[PSNR.name]["mean"] for task, s in by_task.items()}
-    return {task: mean for task, mean in means.items() if mean is not None}
+def _gap(summary: Summary, all_of_task: list[Summary]) -> float:
+    own = summary.values[PSNR.name]
+    others = [other.values[PSNR.name] for other in all_of_task]
+    means = [
+        fmean(other[i] for i in own) for other in others if own.keys() <= other.keys()
+    ]
+    return max(means) - fmean(own.values())
 
 
-def _text(summary: Summary | None) -> str:
-    return "" if summary is None else cell(summary.statistics[PSNR.name], PSNR)
+def _text(summary: Summary | None, most: int) -> str:
+    """Return mean and standard error, and the number of images where it is smaller."""
+    if summary is None:
+        return ""
+    text = cell(summary.statistics[PSNR.name], PSNR)
+    return text if summary.images == most else f"{text} ({summary.images})"
 
 
 def _last_if_none(behind: float | None) -> float:

@@ -30,7 +30,8 @@ def render(results: Results) -> str:
     summaries = summarise(records, MEASURES)
     text = (
         f"{standings(summaries)}\nBehind the best: by how many dB a solver is behind "
-        "the best of its budget, mean over the tasks it can do. A budget is the number "
+        "the best of its budget on the same images, mean over the tasks it can do; in "
+        "brackets: the number of images where it is smaller. A budget is the number "
         "of network calls, forwards and VJPs, that a solver may make; `own` are its "
         "default settings.\n\n"
         f"{to_markdown(summaries, MEASURES)}\n{origin(records)} Misfit: squared "

@@ -92,3 +92,15 @@ def test_standings_go_by_the_distance_to_the_best():
         "PSNR (dB), budget own:",
         "PSNR (dB), budget 100:",
     ]
+
+
+def test_standings_compare_solvers_on_the_same_images():
+    """Image 0 is easy: one with nothing else is behind on it, though its mean leads."""
+    labels = {"task": "box_inpainting", "budget": "own"}
+    records = [
+        record([0, 1], [20.0, 10.0]) | {"labels": labels | {"solver": "all"}},
+        record([0], [18.0]) | {"labels": labels | {"solver": "few"}},
+    ]
+    table = standings(summarise(records, [PSNR]))
+    assert "| all |  |  | 15.00 ± 5.00 |  |  | 0.00 |" in table
+    assert "| few |  |  | 18.00 (1) |  |  | 2.00 |" in table

@@ -48,7 +48,7 @@ def _table(found: dict[str, dict[str, Summary]]) -> str:
 def _behind(found: dict[str, dict[str, Summary]]) -> dict[str, float | None]:
     """Return how far each solver is behind the best, mean over the tasks it can do.
 
-    On the images that it has: the best is among the solvers that have them all.
+    Two solvers are compared on the images that both have.
     """
     gaps = {
         name: [
@@ -64,10 +64,11 @@ def _behind(found: dict[str, dict[str, Summary]]) -> dict[str, float | None]:
 def _gap(summary: Summary, all_of_task: list[Summary]) -> float:
     own = summary.values[PSNR.name]
     others = [other.values[PSNR.name] for other in all_of_task]
-    means = [
-        fmean(other[i] for i in own) for other in others if own.keys() <= other.keys()
-    ]
-    return max(means) - fmean(own.values())
+    return max(
+        fmean(other[i] - own[i] for i in own.keys() & other.keys())
+        for other in others
+        if own.keys() & other.keys()
+    )
 
 
 def _text(summary: Summary | None, most: int) -> str:

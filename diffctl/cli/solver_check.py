@@ -10,7 +10,6 @@ from diffctl.solvers.requirements import (
     CapabilityError,
     can_take,
     check_inputs,
-    likeness,
     name_nearest,
 )
 
@@ -35,8 +34,8 @@ def check_named(
         check_inputs(problem, SOLVERS[name].adapt(prior), solver)
     except CapabilityError as error:
         able = dict(_able(task, problem, prior))
-        nearest = sorted(able, key=lambda other: -likeness(type(solver), able[other]))
-        raise CapabilityError(error.reason, name_nearest(nearest)) from error
+        cure = name_nearest(type(solver), able)
+        raise CapabilityError(error.reason, cure) from error
 
 
 def _able(

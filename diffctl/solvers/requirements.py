@@ -1,6 +1,7 @@
 """Checks at the door of a solve, before anything is compiled."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from diffctl.core import Solver
@@ -21,14 +22,12 @@ class CapabilityError(TypeError):
     """A solver cannot take a problem.
 
     Attributes:
-        reason: what is missing.
-        cure: which solvers do without it.
+        reason: what is missing; the message goes on with solvers that do without it.
     """
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(f"{reason} {cure}")
         self.reason = reason
-        self.cure = cure
 
 
 def check_inputs(
@@ -57,15 +56,16 @@ def check_inputs(
 
 def check_capabilities(problem: Problem, prior: Any, solver: Solver) -> None:
     """Raise CapabilityError unless operator, prior and noise are of the classes."""
-    given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
+    given = _given(problem, prior)
     needed = _needed(type(solver))
     for role, what in given.items():
         if isinstance(what, needed[role]):
             continue
+        able = {cls.__name__: cls for cls in solver_classes() if _takes(cls, given)}
         raise CapabilityError(
             f"{type(solver).__name__} needs a {needed[role].__name__} as {role}; "
             f"{type(what).__name__} is not one.",
-            cure=_cure(type(solver), given),
+            cure=name_nearest(type(solver), able),
         )
 
 
@@ -77,26 +77,35 @@ def check_inner(problem: Problem, prior: Any, inner: Solver) -> None:
 
 def can_take(problem: Problem, prior: Any, solver: type[Solver]) -> bool:
     """Return whether operator, prior and noise are of the classes that it needs."""
-    given = {"operator": problem.operator, "prior": prior, "noise": problem.noise}
-    return _takes(solver, given)
+    return _takes(solver, _given(problem, prior))
 
 
-def likeness(one: type[Solver], other: type[Solver]) -> int:
+def name_nearest(wanted: type[Solver], able: Mapping[str, type[Solver]]) -> str:
+    """Return a sentence that names solvers which can, the most like `wanted` first.
+
+    Args:
+        wanted: the solver that cannot.
+        able: those that can, by the names that the user knows.
+    """
+    if not able:
+        return "No solver takes this operator with this prior and this noise."
+    alike = sorted(able, key=lambda name: -_likeness(wanted, able[name]))
+    nearest, *others = alike[:NUM_NAMED]
+    rest = f"; so can {', '.join(others)}" if others else ""
+    more = len(alike) - NUM_NAMED
+    count = f" and {more} more" if more > 0 else ""
+    return f"The nearest that can is {nearest}{rest}{count}."
+
+
+def _likeness(one: type[Solver], other: type[Solver]) -> int:
     """Return how many ancestors two solvers share, and the classes that they need."""
     pairs = [(one, other)]
     pairs += zip(_needed(one).values(), _needed(other).values(), strict=True)
     return sum(len(set(a.__mro__) & set(b.__mro__)) for a, b in pairs)
 
 
-def name_nearest(names: list[str]) -> str:
-    """Return a sentence that names solvers which can, the nearest first."""
-    if not names:
-        return "No solver takes this operator with this prior and this noise."
-    nearest, *others = names[:NUM_NAMED]
-    rest = f"; so can {', '.join(others)}" if others else ""
-    more = len(names) - NUM_NAMED
-    count = f" and {more} more" if more > 0 else ""
-    return f"The nearest that can is {nearest}{rest}{count}."
+def _given(problem: Problem, prior: Any) -> dict[str, Any]:
+    return {"operator": problem.operator, "prior": prior, "noise": problem.noise}
 
 
 def _needed(solver: type[Solver]) -> dict[str, type]:
@@ -106,12 +115,6 @@ def _needed(solver: type[Solver]) -> dict[str, type]:
 
 def _takes(solver: type[Solver], given: dict[str, Any]) -> bool:
     return all(isinstance(given[role], kind) for role, kind in _needed(solver).items())
-
-
-def _cure(wanted: type[Solver], given: dict[str, Any]) -> str:
-    able = [cls for cls in solver_classes() if _takes(cls, given)]
-    alike = sorted(able, key=lambda cls: -likeness(wanted, cls))
-    return name_nearest([cls.__name__ for cls in alike])
 
 
 def solver_classes() -> list[type[Solver]]:

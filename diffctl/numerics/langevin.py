@@ -48,17 +48,23 @@ class Point(NamedTuple):
     log_density: jax.Array  # () log pi(x), up to a constant
     score: Any  # grad log pi(x), like x; None if the kernel does not use it
     num_accepted: jax.Array  # () int32, proposals accepted so far
+    acceptance: jax.Array  # () probability with which the last proposal was accepted
 
     @classmethod
     def at(cls, x: jax.Array, log_density: LogDensity) -> "Point":
         """Start a chain without gradients, for `random_walk_step`."""
-        return cls(x, log_density(x), None, jnp.int32(0))
+        return cls.first(x, log_density(x), None)
 
     @classmethod
     def with_score(cls, x: jax.Array, log_density: LogDensity) -> "Point":
         """Start a chain with gradients, for `mala_step` and `hamiltonian_step`."""
         value, score = jax.value_and_grad(log_density)(x)
-        return cls(x, value, score, jnp.int32(0))
+        return cls.first(x, value, score)
+
+    @classmethod
+    def first(cls, x: jax.Array, log_density: jax.Array, score: Any) -> "Point":
+        """Return a point that nothing has been proposed at."""
+        return cls(x, log_density, score, jnp.int32(0), jnp.zeros_like(log_density))
 
 
 def run_chain(
@@ -177,9 +183,11 @@ def _accept(
     """Choose by (3); `correction` is log q(x|x') / q(x'|x). A NaN is rejected."""
     log_ratio = proposal.log_density - point.log_density + correction
     accepted = -jax.random.exponential(key, dtype=log_ratio.dtype) < log_ratio
-    count = point.num_accepted + accepted
     kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), proposal, point)
-    return kept._replace(num_accepted=count)
+    return kept._replace(
+        num_accepted=point.num_accepted + accepted,
+        acceptance=jnp.exp(jnp.minimum(jnp.nan_to_num(log_ratio, nan=-jnp.inf), 0)),
+    )
 
 
 def _normal(key: jax.Array, like: jax.Array) -> jax.Array:

@@ -78,6 +78,7 @@ from diffctl.solvers.generative.latent_map import LatentMAP as LatentMAP
 from diffctl.solvers.generative.starts import normal_start as normal_start
 from diffctl.solvers.generative.starts import pinv_start as pinv_start
 from diffctl.solvers.generative.starts import zero_start as zero_start
+from diffctl.solvers.generative.tuning import tune_step_size as tune_step_size
 from diffctl.solvers.ilvr import ILVR as ILVR
 from diffctl.solvers.ilvr import cubic_upsampling as cubic_upsampling
 from diffctl.solvers.ilvr import nearest_upsampling as nearest_upsampling

@@ -5,9 +5,10 @@ Steps are quoted as h in x' = x + h grad log pi + sqrt(2 h) xi; in texts that wr
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from diffctl.numerics.langevin import (
     LogDensity,
@@ -34,6 +35,12 @@ class Kernel(abc.ABC):
         """Return the next point of the chain."""
 
 
+class Adjusted(Kernel):
+    """A step that is accepted or rejected, so that every step size is exact."""
+
+    target_acceptance: ClassVar[float]  # the share at which the kernel is efficient
+
+
 @pytree_dataclass
 class Unadjusted(Kernel):
     """Langevin steps that are all accepted.
@@ -48,16 +55,21 @@ class Unadjusted(Kernel):
     def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
         x = langevin_step(key, point.x, lambda _: point.score, self.step_size)
         moved = Point.with_score(x, log_density)
-        return moved._replace(num_accepted=point.num_accepted + 1)
+        return moved._replace(
+            num_accepted=point.num_accepted + 1,
+            acceptance=jnp.ones_like(moved.acceptance),
+        )
 
 
 @pytree_dataclass
-class MALA(Kernel):
+class MALA(Adjusted):
     """Langevin proposals, accepted or rejected: exact for every step size.
 
     In d dimensions steps are of order d^(-1/3) of the law's narrowest width; efficient
     where about 0.57 of the proposals are accepted.
     """
+
+    target_acceptance: ClassVar[float] = 0.574
 
     step_size: Any = 1e-2
 
@@ -66,12 +78,14 @@ class MALA(Kernel):
 
 
 @pytree_dataclass
-class HMC(Kernel):
+class HMC(Adjusted):
     """Hamiltonian Monte Carlo with `num_leapfrog` steps per proposal: exact.
 
     In d dimensions steps are of order d^(-1/4) of the law's narrowest width; efficient
     where about 0.65 to 0.8 of the proposals are accepted.
     """
+
+    target_acceptance: ClassVar[float] = 0.8
 
     step_size: Any = 0.1
     num_leapfrog: int = static(default=10)

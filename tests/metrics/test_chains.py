@@ -1,11 +1,12 @@
-"""Split R-hat against closed forms and the scatter of independent draws."""
+"""Split R-hat and the effective number of draws against closed forms and loops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from diffctl.metrics import split_r_hat
+from diffctl.metrics import bulk_ess, split_r_hat
 from tests.tolerances import EXACT64, stat
 
 
@@ -44,9 +45,79 @@ def test_chains_that_stand_still():
     stuck = jnp.stack([jnp.zeros(8), jnp.ones(8)])
     assert jnp.isinf(split_r_hat(stuck))
     assert jnp.isnan(split_r_hat(jnp.zeros((2, 8))))
+    # Every correlation is 1: N for the sum of (6), so M N / (2 N - 1).
+    assert bulk_ess(stuck) == pytest.approx(4 * 4 / 7)
+    assert jnp.isnan(bulk_ess(jnp.zeros((2, 8))))
 
 
 @pytest.mark.parametrize("shape", [(8,), (4, 3)])
-def test_too_few_draws_are_refused(shape):
+@pytest.mark.parametrize("diagnose", [split_r_hat, bulk_ess])
+def test_too_few_draws_are_refused(shape, diagnose):
     with pytest.raises(ValueError, match="at least 4 draws"):
-        split_r_hat(jnp.zeros(shape))
+        diagnose(jnp.zeros(shape))
+
+
+def _autoregression(correlation, num_chains, num_draws):
+    """Return stationary chains x' = a x + sqrt(1 - a^2) z of law N(0, 1)."""
+    noise = np.random.default_rng(3).normal(size=(num_draws, num_chains))
+    draws = [noise[0]]
+    for z in noise[1:]:
+        draws.append(correlation * draws[-1] + np.sqrt(1 - correlation**2) * z)
+    return np.stack(draws, axis=1)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("correlation", [0.9, 0.5, 0.0, -0.5])
+def test_effective_draws_of_an_autoregression(correlation):
+    """ESS = S (1 - a) / (1 + a), whatever increasing function of the draws is taken.
+
+    Over 8 seeds the ratio to it is 1.00 to 1.01, with standard deviations of 0.026,
+    0.018, 0.004 and 0.013; k = 4 of the largest.
+    """
+    chains = _autoregression(correlation, 10, 20_000)
+    expected = chains.size * (1 - correlation) / (1 + correlation)
+    found = float(bulk_ess(jnp.asarray(chains)))
+    assert found == pytest.approx(expected, rel=0.1)
+    assert bulk_ess(jnp.exp(3 * jnp.asarray(chains))) == pytest.approx(found, rel=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("correlation", [0.8, -0.8])
+def test_effective_draws_against_sums_in_loops(correlation):
+    """Short chains with repeated draws, as after rejections: average ranks."""
+    chains = np.round(_autoregression(correlation, 3, 41), 1)
+    found = bulk_ess(jnp.asarray(chains))
+    np.testing.assert_allclose(found, _ess_in_loops(chains), **EXACT64)
+
+
+def _ess_in_loops(chains):
+    """Equations (1), (3), (5), (6) and (7), one number after the other."""
+    size = chains.shape[1] // 2
+    halves = chains[:, chains.shape[1] % 2 :].reshape(-1, size)
+    ranks = scipy.stats.rankdata(halves.ravel()).reshape(halves.shape)
+    scores = scipy.stats.norm.ppf((ranks - 0.375) / (halves.size + 0.25))
+    within = np.mean([np.var(row, ddof=1) for row in scores])
+    variance = (size - 1) / size * within + np.var(
+        [row.mean() for row in scores], ddof=1
+    )
+
+    def correlation(lag):
+        if lag == 0:
+            return 1.0
+        products = [
+            sum(
+                (row[i] - row.mean()) * (row[i + lag] - row.mean())
+                for i in range(size - lag)
+            )
+            for row in scores
+        ]
+        return 1 - (within - np.mean(products) / (size - 1)) / variance
+
+    total, smallest = 0.0, np.inf
+    for lag in range(0, size - 1, 2):
+        pair = correlation(lag) + correlation(lag + 1)
+        if pair <= 0:
+            break
+        smallest = min(smallest, pair)
+        total += smallest
+    return halves.size / max(2 * total - 1, 1 / np.log10(halves.size))

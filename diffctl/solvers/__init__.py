@@ -9,6 +9,12 @@ from diffctl.solvers.classical.proximal_gradient import FISTA as FISTA
 from diffctl.solvers.classical.proximal_gradient import ISTA as ISTA
 from diffctl.solvers.classical.red import RED as RED
 from diffctl.solvers.classical.tikhonov import Tikhonov as Tikhonov
+from diffctl.solvers.classical.weights import (
+    tune_weight_by_cross_validation as tune_weight_by_cross_validation,
+)
+from diffctl.solvers.classical.weights import (
+    tune_weight_by_discrepancy as tune_weight_by_discrepancy,
+)
 from diffctl.solvers.clean_space.clean_laws import FrozenScore as FrozenScore
 from diffctl.solvers.clean_space.clean_laws import NormalSurrogate as NormalSurrogate
 from diffctl.solvers.clean_space.clean_laws import ScoreLaw as ScoreLaw

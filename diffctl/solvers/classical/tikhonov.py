@@ -21,6 +21,7 @@ class Tikhonov(IterativeSolver):
     It is the posterior mean (and mode) of the Gaussian prior with precision
     weight K^T K and mean x_ref, if target = K x_ref. The result is unique if no signal
     is in the null spaces of both A and K; otherwise it is the one nearest to grey.
+    `solvers.classical.weights` finds the weight from the measurement.
 
     Requirements: a linear operator, white noise, a quadratic prior.
 

@@ -14,8 +14,8 @@ With s = grad log pi, a step size h > 0 and z ~ N(0, I):
 their stationary variance is 1 / (P (1 - h P / (2 (1 + m)))), m = 0 in (1), and they
 diverge for h P >= 2 (1 + m). (4), (5) and (6) leave pi invariant for every h.
 
-A kernel is `kernel(key, state) -> state`; `run_chain` repeats it. Several chains are
-made by `jax.vmap`.
+A kernel is `kernel(key, state) -> state`, or of a z in place of the key; `run_chain`
+repeats it. Several chains are made by `jax.vmap`.
 """
 
 import math
@@ -28,6 +28,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from diffctl.numerics.safe import squared_norm
+
+# Steps whose noise is drawn at once, for as many signals of memory. 100 Langevin steps
+# on 28 x 28 pixels (CPU) then take 0.73 of the time, with all 100 at once 0.71.
+NUM_DRAWN = 20
 
 State = TypeVar("State")
 Score = Callable[[jax.Array], jax.Array]
@@ -69,28 +73,49 @@ class Point(NamedTuple):
 
 def run_chain(
     key: jax.Array,
-    kernel: Callable[[jax.Array, State], State],
+    kernel: Callable[[Any, State], State],
     start: State,
     num_steps: int,
+    *,
+    draw: Callable[[jax.Array], Any] = lambda key: key,
 ) -> State:
-    """Return the state after `num_steps` steps, each with a key of its own."""
+    """Return the state after `num_steps` steps, each with a key of its own.
 
-    def body(state: State, key: jax.Array) -> tuple[State, None]:
-        return kernel(key, state), None
+    Args:
+        key: typed PRNG key.
+        kernel: `kernel(draw(key), state)`, one step.
+        start: the first state.
+        num_steps: how many steps.
+        draw: what a step needs of its key. For several steps at once, since small draws
+            take longer to start than to make; see `NUM_DRAWN`.
+    """
+    num_drawn = max(n for n in range(1, NUM_DRAWN + 1) if num_steps % n == 0)
 
-    return lax.scan(body, start, jax.random.split(key, num_steps))[0]
+    def body(state: State, drawn: Any) -> tuple[State, None]:
+        return kernel(drawn, state), None
+
+    def several(state: State, keys: jax.Array) -> tuple[State, None]:
+        return lax.scan(body, state, jax.vmap(draw)(keys))
+
+    keys = jax.random.split(key, (num_steps // num_drawn, num_drawn))
+    return lax.scan(several, start, keys)[0]
+
+
+def draw_normal(key: jax.Array, like: jax.Array) -> jax.Array:
+    """Return z ~ N(0, I) of the shape and dtype of an array."""
+    return jax.random.normal(key, like.shape, like.dtype)
 
 
 def langevin_step(
-    key: jax.Array, x: jax.Array, score: Score, step_size: ArrayLike
+    z: jax.Array, x: jax.Array, score: Score, step_size: ArrayLike
 ) -> jax.Array:
     """Return x' of (1); one score. Not exact, see the bias above."""
     root = jnp.sqrt(jnp.asarray(step_size, x.dtype))
-    return x + root * (root * score(x) + math.sqrt(2) * _normal(key, x))
+    return x + root * (root * score(x) + math.sqrt(2) * z)
 
 
 def underdamped_step(
-    key: jax.Array,
+    z: jax.Array,
     state: Phase,
     score: Score,
     step_size: ArrayLike,
@@ -98,19 +123,19 @@ def underdamped_step(
 ) -> Phase:
     """Return the state of (2), m in [0, 1) the share of the velocity that is kept.
 
-    One score. m = 0 is `langevin_step` with the same key.
+    One score. m = 0 is `langevin_step` with the same z.
     """
     x, velocity = state
     root = jnp.sqrt(jnp.asarray(step_size, x.dtype))
     kept = jnp.asarray(momentum, x.dtype)
     pushed = kept * velocity + root * score(x)
-    velocity = pushed + jnp.sqrt(2 * (1 - kept)) * _normal(key, x)
+    velocity = pushed + jnp.sqrt(2 * (1 - kept)) * z
     return Phase(x + root * velocity, velocity)
 
 
 def draw_velocity(key: jax.Array, x: jax.Array) -> Phase:
     """Return the position with a velocity drawn from N(0, I)."""
-    return Phase(x, _normal(key, x))
+    return Phase(x, draw_normal(key, x))
 
 
 def random_walk_step(
@@ -119,7 +144,9 @@ def random_walk_step(
     """Return the state of (4); one density, no gradient."""
     key_proposal, key_accept = jax.random.split(key)
     root = jnp.sqrt(jnp.asarray(step_size, point.x.dtype))
-    proposal = Point.at(point.x + root * _normal(key_proposal, point.x), log_density)
+    proposal = Point.at(
+        point.x + root * draw_normal(key_proposal, point.x), log_density
+    )
     return _accept(key_accept, point, proposal, 0)
 
 
@@ -129,7 +156,8 @@ def mala_step(
     """Return the state of (5); one density with its gradient."""
     key_proposal, key_accept = jax.random.split(key)
     size = jnp.asarray(step_size, point.x.dtype)
-    moved = langevin_step(key_proposal, point.x, lambda _: point.score, size)
+    z = draw_normal(key_proposal, point.x)
+    moved = langevin_step(z, point.x, lambda _: point.score, size)
     proposal = Point.with_score(moved, log_density)
 
     def log_proposal(start: Point, end: Point) -> jax.Array:
@@ -148,7 +176,7 @@ def hamiltonian_step(
 ) -> Point:
     """Return the state of (6); `num_leapfrog` densities with their gradients."""
     key_velocity, key_accept = jax.random.split(key)
-    before = _normal(key_velocity, point.x)
+    before = draw_normal(key_velocity, point.x)
     proposal, after = leapfrog(point, before, log_density, step_size, num_leapfrog)
     correction = (squared_norm(before) - squared_norm(after)) / 2
     return _accept(key_accept, point, proposal, correction)
@@ -188,7 +216,3 @@ def _accept(
         num_accepted=point.num_accepted + accepted,
         acceptance=jnp.exp(jnp.minimum(jnp.nan_to_num(log_ratio, nan=-jnp.inf), 0)),
     )
-
-
-def _normal(key: jax.Array, like: jax.Array) -> jax.Array:
-    return jax.random.normal(key, like.shape, like.dtype)

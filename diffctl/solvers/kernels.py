@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from diffctl.numerics.langevin import (
     LogDensity,
     Point,
+    draw_normal,
     hamiltonian_step,
     langevin_step,
     mala_step,
@@ -53,7 +54,8 @@ class Unadjusted(Kernel):
     step_size: Any = 1e-3
 
     def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        x = langevin_step(key, point.x, lambda _: point.score, self.step_size)
+        z = draw_normal(key, point.x)
+        x = langevin_step(z, point.x, lambda _: point.score, self.step_size)
         moved = Point.with_score(x, log_density)
         return moved._replace(
             num_accepted=point.num_accepted + 1,

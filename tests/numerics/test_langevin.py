@@ -11,6 +11,7 @@ import pytest
 from diffctl.numerics.langevin import (
     Phase,
     Point,
+    draw_normal,
     draw_velocity,
     hamiltonian_step,
     langevin_step,
@@ -34,12 +35,10 @@ def _pull(x):
 @pytest.mark.parametrize(("step_size", "momentum"), [(0.1, 0.0), (0.3, 0.6)])
 def test_stationary_variance_of_the_unadjusted_chain(step_size, momentum):
     """The kernel is affine in (x, v, z): its stationary law solves a linear system."""
-    z = float(jax.random.normal(KEY, (), jnp.float64))
+    z = 0.7
 
     def step(state):
-        return jnp.stack(
-            underdamped_step(KEY, Phase(*state), _pull, step_size, momentum)
-        )
+        return jnp.stack(underdamped_step(z, Phase(*state), _pull, step_size, momentum))
 
     offset = np.asarray(step(jnp.zeros(2))) / z
     matrix = np.asarray(jax.jacobian(step)(jnp.zeros(2)))
@@ -52,20 +51,46 @@ def test_stationary_variance_of_the_unadjusted_chain(step_size, momentum):
 @pytest.mark.usefixtures("x64")
 def test_without_momentum_the_chains_are_the_same():
     x = jnp.asarray([0.3, -1.2])
-    walk = run_chain(KEY, lambda k, x: langevin_step(k, x, jnp.tanh, 0.02), x, 7)
+    draw = partial(draw_normal, like=x)
 
-    def underdamped(key, state):
-        return underdamped_step(key, state, jnp.tanh, 0.02, 0.0)
+    def walk(z, x):
+        return langevin_step(z, x, jnp.tanh, 0.02)
 
-    start = draw_velocity(KEY, x)
-    np.testing.assert_array_equal(walk, run_chain(KEY, underdamped, start, 7).x)
+    def underdamped(z, state):
+        return underdamped_step(z, state, jnp.tanh, 0.02, 0.0)
+
+    found = run_chain(KEY, underdamped, draw_velocity(KEY, x), 7, draw=draw).x
+    expected = run_chain(KEY, walk, x, 7, draw=draw)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("num_steps", [1, 7, 23, 40, 100])
+def test_a_chain_is_its_steps_one_by_one(num_steps):
+    """Every step has a key of its own, drawn from in blocks or not."""
+    x = jnp.asarray([0.3, -1.2])
+
+    def walk(z, x):
+        return langevin_step(z, x, jnp.tanh, 0.02)
+
+    def walk_by_key(key, x):
+        return walk(draw_normal(key, x), x)
+
+    expected = x
+    for key in jax.random.split(KEY, num_steps):
+        expected = walk_by_key(key, expected)
+    draw = partial(draw_normal, like=x)
+    in_blocks = run_chain(KEY, walk, x, num_steps, draw=draw)
+    np.testing.assert_allclose(in_blocks, expected, **EXACT64)
+    by_key = run_chain(KEY, walk_by_key, x, num_steps)
+    np.testing.assert_allclose(by_key, expected, **EXACT64)
 
 
 @pytest.mark.usefixtures("x64")
 def test_one_langevin_step():
     x = jnp.asarray([0.3, -1.2])
-    noise = jax.random.normal(KEY, x.shape, x.dtype)
-    found = langevin_step(KEY, x, _pull, 0.02)
+    noise = draw_normal(KEY, x)
+    found = langevin_step(noise, x, _pull, 0.02)
     np.testing.assert_allclose(
         found, x - 0.02 * PRECISION * x + np.sqrt(0.04) * noise, **EXACT64
     )

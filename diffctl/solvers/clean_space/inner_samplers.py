@@ -5,6 +5,7 @@ clean estimate.
 """
 
 import abc
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from diffctl.numerics.langevin import (
     Point,
+    draw_normal,
     draw_velocity,
     hamiltonian_step,
     langevin_step,
@@ -143,10 +145,12 @@ class Langevin(ChainSampler):
         conditional: Conditional,
         size: jax.Array,
     ) -> jax.Array:
-        def kernel(key: jax.Array, v: jax.Array) -> jax.Array:
-            return langevin_step(key, v, conditional.score, size)
+        def kernel(z: jax.Array, v: jax.Array) -> jax.Array:
+            return langevin_step(z, v, conditional.score, size)
 
-        return run_chain(keys[1], kernel, conditional.x0_hat, self.num_steps)
+        start = conditional.x0_hat
+        draw = partial(draw_normal, like=start)
+        return run_chain(keys[1], kernel, start, self.num_steps, draw=draw)
 
 
 @pytree_dataclass
@@ -168,11 +172,12 @@ class UnderdampedLangevin(ChainSampler):
         conditional: Conditional,
         size: jax.Array,
     ) -> jax.Array:
-        def kernel(key: jax.Array, state: Any) -> Any:
-            return underdamped_step(key, state, conditional.score, size, self.momentum)
+        def kernel(z: jax.Array, state: Any) -> Any:
+            return underdamped_step(z, state, conditional.score, size, self.momentum)
 
         start = draw_velocity(keys[0], conditional.x0_hat)
-        return run_chain(keys[1], kernel, start, self.num_steps).x
+        draw = partial(draw_normal, like=start.x)
+        return run_chain(keys[1], kernel, start, self.num_steps, draw=draw).x
 
 
 @pytree_dataclass

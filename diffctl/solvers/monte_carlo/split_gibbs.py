@@ -16,6 +16,7 @@ The x-marginal of pi_rho is the posterior with the noise s_y^2 I + rho^2 A A^T.
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -32,7 +33,7 @@ from diffctl.diffusion import (
     OneCallStep,
     karras,
 )
-from diffctl.numerics.langevin import langevin_step, run_chain
+from diffctl.numerics.langevin import draw_normal, langevin_step, run_chain
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import (
     LinearOperator,
@@ -114,10 +115,11 @@ class LangevinLikelihood(LikelihoodStep):
         def score(z: jax.Array) -> jax.Array:
             return -jax.grad(problem.misfit)(z) - (z - x) / rho**2
 
-        def kernel(key: jax.Array, z: jax.Array) -> jax.Array:
-            return langevin_step(key, z, score, self.step_size)
+        def kernel(noise: jax.Array, z: jax.Array) -> jax.Array:
+            return langevin_step(noise, z, score, self.step_size)
 
-        return run_chain(key, kernel, x, self.num_inner)
+        draw = partial(draw_normal, like=x)
+        return run_chain(key, kernel, x, self.num_inner, draw=draw)
 
 
 @pytree_dataclass

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics import langevin
 from diffctl.operators import DenseMatrix, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from tests.affine import AffineMap, affine_map, propagate
@@ -101,14 +102,16 @@ def sampler_moments(solver, problem, prior, num_draws):
 def _draws_are(z):
     """Let the i-th normal draw, of whatever key, be z[i]; all must be drawn.
 
-    Loops are unrolled, since each of their turns draws anew.
+    Loops are unrolled, since each of their turns draws anew; chains draw one by one.
     """
     count = itertools.count()
 
     def normal(key, shape, dtype):
         return z[next(count)].reshape(shape).astype(dtype)
 
-    with jax.disable_jit(), mock.patch.object(jax.random, "normal", normal):
+    given = mock.patch.object(jax.random, "normal", normal)
+    singly = mock.patch.object(langevin, "NUM_DRAWN", 1)
+    with jax.disable_jit(), given, singly:
         yield
     assert next(count) == len(z)
 

@@ -41,7 +41,8 @@ def split_r_hat(chains: jax.Array) -> jax.Array:
     Source: Gelman et al., Bayesian Data Analysis, third edition, section 11.4.
     """
     halves = _halves(chains)
-    return jnp.sqrt(_variance(halves) / _within(halves))
+    within = _within(halves)
+    return jnp.sqrt(_variance(halves, within) / within)
 
 
 def bulk_ess(chains: jax.Array) -> jax.Array:
@@ -66,7 +67,8 @@ def bulk_ess(chains: jax.Array) -> jax.Array:
     scores = _normal_scores(_halves(chains))
     num_sequences, length = scores.shape[:2]
     covariances = jnp.mean(_autocovariances(scores), axis=0)
-    correlations = 1 - (_within(scores) - covariances) / _variance(scores)
+    within = _within(scores)
+    correlations = 1 - (within - covariances) / _variance(scores, within)
     correlations = correlations.at[0].set(1)
     pairs = correlations[: length // 2 * 2].reshape(-1, 2, *scores.shape[2:]).sum(1)
     kept = jnp.cumprod(pairs > 0, axis=0) * lax.cummin(pairs)
@@ -92,11 +94,11 @@ def _within(halves: jax.Array) -> jax.Array:
     return jnp.mean(jnp.var(halves, axis=1, ddof=1), axis=0)
 
 
-def _variance(halves: jax.Array) -> jax.Array:
+def _variance(halves: jax.Array, within: jax.Array) -> jax.Array:
     """Return V of (3), (*shape)."""
     length = halves.shape[1]
     between = jnp.var(jnp.mean(halves, axis=1), axis=0, ddof=1)
-    return (length - 1) / length * _within(halves) + between
+    return (length - 1) / length * within + between
 
 
 def _autocovariances(halves: jax.Array) -> jax.Array:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import squared_norm
 
 # Steps whose noise is drawn at once, for as many signals of memory. 100 Langevin steps
@@ -101,11 +102,6 @@ def run_chain(
     return lax.scan(several, start, keys)[0]
 
 
-def draw_normal(key: jax.Array, like: jax.Array) -> jax.Array:
-    """Return z ~ N(0, I) of the shape and dtype of an array."""
-    return jax.random.normal(key, like.shape, like.dtype)
-
-
 def langevin_step(
     z: jax.Array, x: jax.Array, score: Score, step_size: ArrayLike
 ) -> jax.Array:
@@ -135,7 +131,7 @@ def underdamped_step(
 
 def draw_velocity(key: jax.Array, x: jax.Array) -> Phase:
     """Return the position with a velocity drawn from N(0, I)."""
-    return Phase(x, draw_normal(key, x))
+    return Phase(x, standard_normal(key, x))
 
 
 def random_walk_step(
@@ -145,7 +141,7 @@ def random_walk_step(
     key_proposal, key_accept = jax.random.split(key)
     root = jnp.sqrt(jnp.asarray(step_size, point.x.dtype))
     proposal = Point.at(
-        point.x + root * draw_normal(key_proposal, point.x), log_density
+        point.x + root * standard_normal(key_proposal, point.x), log_density
     )
     return _accept(key_accept, point, proposal, 0)
 
@@ -156,7 +152,7 @@ def mala_step(
     """Return the state of (5); one density with its gradient."""
     key_proposal, key_accept = jax.random.split(key)
     size = jnp.asarray(step_size, point.x.dtype)
-    z = draw_normal(key_proposal, point.x)
+    z = standard_normal(key_proposal, point.x)
     moved = langevin_step(z, point.x, lambda _: point.score, size)
     proposal = Point.with_score(moved, log_density)
 
@@ -176,7 +172,7 @@ def hamiltonian_step(
 ) -> Point:
     """Return the state of (6); `num_leapfrog` densities with their gradients."""
     key_velocity, key_accept = jax.random.split(key)
-    before = draw_normal(key_velocity, point.x)
+    before = standard_normal(key_velocity, point.x)
     proposal, after = leapfrog(point, before, log_density, step_size, num_leapfrog)
     correction = (squared_norm(before) - squared_norm(after)) / 2
     return _accept(key_accept, point, proposal, correction)

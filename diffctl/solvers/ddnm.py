@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import DDPM, Estimate, NoiseGrid, NoiseLevel, Renoise
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_divide, safe_sqrt
 from diffctl.operators.base import (
     LinearOperator,
@@ -31,7 +32,7 @@ from diffctl.operators.base import (
 )
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.data_steps import RELEASED_CUTOFF, towards_data
-from diffctl.solvers.levels import Levels, LevelSolver, standard_normal
+from diffctl.solvers.levels import Levels, LevelSolver
 from diffctl.solvers.requirements import noise_std
 from diffctl.solvers.spectral import spectral_step
 from diffctl.solvers.travel import TimeTravel, renoise_prediction

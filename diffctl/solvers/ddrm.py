@@ -15,11 +15,12 @@ import jax
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import DDPM, NoiseGrid, ddim_timesteps
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Problem, SpectralOperator, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.data_steps import towards_data
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.requirements import spectral
 from diffctl.solvers.spectral import SpectralData, replace_measured, spectral_step
 

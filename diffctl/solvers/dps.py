@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from diffctl.control import ComposedCost
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import Ancestral, NoiseLevel, OneCallStep, clip, ddpm
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.costs import residual_norm
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.tasks import for_task
 
 GuidanceUnit = Callable[[OneCallStep, NoiseLevel, NoiseLevel], jax.Array]

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from diffctl.numerics.langevin import (
     LogDensity,
     Point,
-    draw_normal,
     hamiltonian_step,
     langevin_step,
     mala_step,
 )
+from diffctl.numerics.normal import standard_normal
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -54,7 +54,7 @@ class Unadjusted(Kernel):
     step_size: Any = 1e-3
 
     def __call__(self, key: jax.Array, point: Point, log_density: LogDensity) -> Point:
-        z = draw_normal(key, point.x)
+        z = standard_normal(key, point.x)
         x = langevin_step(z, point.x, lambda _: point.score, self.step_size)
         moved = Point.with_score(x, log_density)
         return moved._replace(

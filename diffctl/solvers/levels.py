@@ -64,11 +64,6 @@ class LevelSolver(Solver):
         return carry
 
 
-def standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
-    """Draw z ~ N(0, I) of the shape and dtype of an array."""
-    return jax.random.normal(key, like.shape, like.dtype)
-
-
 def estimate_with_pullback(
     reverse: OneCallStep, prior: DiffusionPrior, x: jax.Array, now: NoiseLevel
 ) -> tuple[Estimate, PullBack]:

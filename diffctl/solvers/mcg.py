@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior, Solver, StepTrace
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.dps import DPS
 from diffctl.solvers.ilvr import nearest_upsampling
-from diffctl.solvers.levels import Levels, standard_normal
+from diffctl.solvers.levels import Levels
 from diffctl.solvers.requirements import linear
 from diffctl.solvers.score_sde import noisy_projection
 from diffctl.solvers.tasks import for_task

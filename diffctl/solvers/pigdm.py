@@ -29,11 +29,12 @@ from diffctl.diffusion import (
     ddpm,
     geometric,
 )
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import LinearOperator, Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.conjugate import few_steps
 from diffctl.solvers.data_steps import towards_data, towards_noisy_data
-from diffctl.solvers.levels import LevelSolver, estimate_with_pullback, standard_normal
+from diffctl.solvers.levels import LevelSolver, estimate_with_pullback
 from diffctl.solvers.requirements import linear, noise_std
 
 Weight = Callable[[OneCallStep, NoiseLevel, NoiseLevel, jax.Array], jax.Array]

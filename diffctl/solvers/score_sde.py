@@ -13,10 +13,11 @@ import jax
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import Ancestral, OneCallStep
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.data_steps import towards_data
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 
 
 def noisy_projection(

@@ -30,13 +30,13 @@ from diffctl.diffusion import (
     uniform,
 )
 from diffctl.numerics.batching import chunked_vmap
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.vectors import from_vector, to_vector, vector_size
 from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.levels import (
     LevelSolver,
     estimate_with_pullback,
-    standard_normal,
 )
 from diffctl.solvers.requirements import linear, noise_std
 from diffctl.solvers.tasks import for_task

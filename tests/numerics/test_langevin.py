@@ -11,7 +11,6 @@ import pytest
 from diffctl.numerics.langevin import (
     Phase,
     Point,
-    draw_normal,
     draw_velocity,
     hamiltonian_step,
     langevin_step,
@@ -21,6 +20,7 @@ from diffctl.numerics.langevin import (
     run_chain,
     underdamped_step,
 )
+from diffctl.numerics.normal import standard_normal
 from tests.tolerances import EXACT64, stat
 
 KEY = jax.random.key(3)
@@ -51,7 +51,7 @@ def test_stationary_variance_of_the_unadjusted_chain(step_size, momentum):
 @pytest.mark.usefixtures("x64")
 def test_without_momentum_the_chains_are_the_same():
     x = jnp.asarray([0.3, -1.2])
-    draw = partial(draw_normal, like=x)
+    draw = partial(standard_normal, like=x)
 
     def walk(z, x):
         return langevin_step(z, x, jnp.tanh, 0.02)
@@ -74,12 +74,12 @@ def test_a_chain_is_its_steps_one_by_one(num_steps):
         return langevin_step(z, x, jnp.tanh, 0.02)
 
     def walk_by_key(key, x):
-        return walk(draw_normal(key, x), x)
+        return walk(standard_normal(key, x), x)
 
     expected = x
     for key in jax.random.split(KEY, num_steps):
         expected = walk_by_key(key, expected)
-    draw = partial(draw_normal, like=x)
+    draw = partial(standard_normal, like=x)
     in_blocks = run_chain(KEY, walk, x, num_steps, draw=draw)
     np.testing.assert_allclose(in_blocks, expected, **EXACT64)
     by_key = run_chain(KEY, walk_by_key, x, num_steps)
@@ -89,7 +89,7 @@ def test_a_chain_is_its_steps_one_by_one(num_steps):
 @pytest.mark.usefixtures("x64")
 def test_one_langevin_step():
     x = jnp.asarray([0.3, -1.2])
-    noise = draw_normal(KEY, x)
+    noise = standard_normal(KEY, x)
     found = langevin_step(noise, x, _pull, 0.02)
     np.testing.assert_allclose(
         found, x - 0.02 * PRECISION * x + np.sqrt(0.04) * noise, **EXACT64

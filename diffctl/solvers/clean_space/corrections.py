@@ -12,10 +12,11 @@ import jax
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import Bound, NoiseLevel, clip
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.clean_space.penalties import BayesianPenalty, Penalty
-from diffctl.solvers.levels import Levels, LevelSolver, standard_normal
+from diffctl.solvers.levels import Levels, LevelSolver
 
 
 @pytree_dataclass

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import NoiseGrid, power_levels
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.clean_space import daps_presets
@@ -29,7 +30,7 @@ from diffctl.solvers.clean_space.inner_samplers import (
     InnerSampler,
     Langevin,
 )
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 
 
 def daps_grid(

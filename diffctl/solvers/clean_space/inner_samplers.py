@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from diffctl.numerics.langevin import (
     Point,
-    draw_normal,
     draw_velocity,
     hamiltonian_step,
     langevin_step,
@@ -21,11 +20,11 @@ from diffctl.numerics.langevin import (
     run_chain,
     underdamped_step,
 )
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.clean_space.clean_laws import LocalLaw, NormalLaw
 from diffctl.solvers.clean_space.curvature import PowerIteration
-from diffctl.solvers.levels import standard_normal
 
 
 class Conditional(NamedTuple):
@@ -149,7 +148,7 @@ class Langevin(ChainSampler):
             return langevin_step(z, v, conditional.score, size)
 
         start = conditional.x0_hat
-        draw = partial(draw_normal, like=start)
+        draw = partial(standard_normal, like=start)
         return run_chain(keys[1], kernel, start, self.num_steps, draw=draw)
 
 
@@ -176,7 +175,7 @@ class UnderdampedLangevin(ChainSampler):
             return underdamped_step(z, state, conditional.score, size, self.momentum)
 
         start = draw_velocity(keys[0], conditional.x0_hat)
-        draw = partial(draw_normal, like=start.x)
+        draw = partial(standard_normal, like=start.x)
         return run_chain(keys[1], kernel, start, self.num_steps, draw=draw).x
 
 

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
 from diffctl.diffusion import NoiseGrid, eps_from_x0
 from diffctl.numerics.descent import Descent
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import squared_norm
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.data_steps import RELEASED_CUTOFF, pinv_without
 from diffctl.solvers.ddnm import released_grid
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import linear
 from diffctl.solvers.tasks import for_task
 

@@ -14,10 +14,11 @@ import jax
 
 from diffctl.core import Calls, ConsistencyPrior, StepTrace
 from diffctl.diffusion.consistency import renoise
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import LinearOperator, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.data_steps import towards_data, towards_noisy_data
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.requirements import noise_std
 
 

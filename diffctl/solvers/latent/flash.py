@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from diffctl.core import Calls, SeverityPrior, StepTrace
 from diffctl.diffusion import Ancestral, NoiseGrid
 from diffctl.numerics import computed_where
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.latent.base import LatentSolver
 from diffctl.solvers.latent.guided import GMLDPS, LDPS, PSLD, GuidedLatent
 from diffctl.solvers.latent.resample import ReSample
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import check_inner
 from diffctl.solvers.tasks import for_task
 

@@ -23,6 +23,7 @@ import jax
 from diffctl.control import ComposedCost
 from diffctl.core import Calls, EncodedPrior, LatentPrior, StepTrace
 from diffctl.diffusion import DDIM, OneCallStep
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_norm
 from diffctl.operators.base import LinearOperator, Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
@@ -31,7 +32,6 @@ from diffctl.solvers.data_steps import towards_data
 from diffctl.solvers.dps import GuidanceUnit, variance_preserving_unit
 from diffctl.solvers.ilvr import cubic_upsampling
 from diffctl.solvers.latent.base import LatentLevelSolver, scaled_linear_grid
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import linear
 from diffctl.solvers.tasks import for_task
 

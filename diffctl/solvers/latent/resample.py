@@ -30,6 +30,7 @@ from diffctl.diffusion import (
     OneCallStep,
 )
 from diffctl.numerics.descent import Descent
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
@@ -41,7 +42,6 @@ from diffctl.solvers.latent.base import (
 from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
 from diffctl.solvers.latent.stages import GUIDED_ONLY, Stages, by_index, later_thirds
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import check_inner
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]

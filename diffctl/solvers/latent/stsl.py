@@ -20,13 +20,13 @@ import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, LatentPrior, StepTrace
 from diffctl.diffusion import NoiseGrid, NoiseLevel, score_from_x0
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.costs import squared_residual
 from diffctl.solvers.dps import variance_preserving_unit
 from diffctl.solvers.latent.base import LatentSolver
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import check_inner
 
 

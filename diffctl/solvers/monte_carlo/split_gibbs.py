@@ -33,7 +33,8 @@ from diffctl.diffusion import (
     OneCallStep,
     karras,
 )
-from diffctl.numerics.langevin import draw_normal, langevin_step, run_chain
+from diffctl.numerics.langevin import langevin_step, run_chain
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import (
     LinearOperator,
@@ -43,7 +44,6 @@ from diffctl.operators.base import (
     WhiteNoise,
 )
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.levels import standard_normal
 from diffctl.solvers.requirements import linear, noise_std, spectral
 from diffctl.solvers.spectral import SpectralData
 
@@ -118,7 +118,7 @@ class LangevinLikelihood(LikelihoodStep):
         def kernel(noise: jax.Array, z: jax.Array) -> jax.Array:
             return langevin_step(noise, z, score, self.step_size)
 
-        draw = partial(draw_normal, like=x)
+        draw = partial(standard_normal, like=x)
         return run_chain(key, kernel, x, self.num_inner, draw=draw)
 
 

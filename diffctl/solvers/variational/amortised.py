@@ -24,11 +24,12 @@ from diffctl.core import (
     StepTrace,
 )
 from diffctl.diffusion import Ancestral, OneCallStep
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.generative.starts import float_dtype
 from diffctl.solvers.iterations import IterativeSolver
-from diffctl.solvers.levels import LevelSolver, standard_normal
+from diffctl.solvers.levels import LevelSolver
 from diffctl.solvers.requirements import linear
 
 Features = Callable[[Problem], jax.Array]

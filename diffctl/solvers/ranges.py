@@ -39,17 +39,23 @@ def check_ranges(solver: Any) -> None:
     Tracers are not looked at, nor what is no number: left out, or a rule.
     """
     for owner, name, value in _settings(solver):
-        if name not in RANGES or isinstance(value, jax.core.Tracer):
-            continue
-        if value is None or callable(value):
-            continue
-        low, high = RANGES[name]
-        numbers = np.asarray(value)
-        if not np.all((low <= numbers) & (numbers <= high)):
-            raise ValueError(
-                f"{name} of {type(owner).__name__} is {value}; expected "
-                f"{_described(low, high)}."
-            )
+        if name in RANGES and not (value is None or callable(value)):
+            check_setting(type(owner).__name__, name, value)
+
+
+def check_setting(owner: str, name: str, value: Any) -> None:
+    """Raise ValueError if a setting of `owner` is out of its range or NaN.
+
+    Tracers are not looked at.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    low, high = RANGES[name]
+    numbers = np.asarray(value)
+    if not np.all((low <= numbers) & (numbers <= high)):
+        raise ValueError(
+            f"{name} of {owner} is {value}; expected {_described(low, high)}."
+        )
 
 
 def _settings(owner: Any) -> Iterator[tuple[Any, str, Any]]:

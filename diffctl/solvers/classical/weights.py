@@ -13,6 +13,7 @@ little; (2) does without s_y, up to the scale of w.
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from diffctl.numerics.vectors import from_vector, to_vector, vector_size
 from diffctl.operators.base import Problem
 from diffctl.solvers.classical.tikhonov import Tikhonov
 from diffctl.solvers.driver import run
+from diffctl.solvers.ranges import check_setting
 from diffctl.solvers.requirements import check_inputs, linear
 
 AnyQuadratic = TypeVar("AnyQuadratic", bound=QuadraticPrior)
@@ -48,19 +50,24 @@ def tune_weight_by_discrepancy(
     Args:
         problem: one example, with a linear operator and white noise.
         prior: its own weight is not looked at.
-        least: the smallest weight that may be the answer.
-        most: the largest.
+        least: the smallest weight that may be the answer, > 0.
+        most: the largest, > least.
         solver: how x(w) is found.
 
     Raises:
-        ValueError: no weight in between fits the measurement as well as its noise
-            says; or as `solve`.
+        ValueError: `least` and `most` are no such numbers; no weight in between fits
+            the measurement as well as its noise says; or as `solve`.
         TypeError: as `solve`.
 
     Source: Morozov, On the solution of functional equations by the method of
     regularization, 1966.
     """
     solver = Tikhonov() if solver is None else solver
+    if not 0 < least < most < math.inf:
+        raise ValueError(
+            f"least is {least} and most is {most}; expected 0 < least < most, both "
+            "finite. The search is on a logarithmic scale, so let them be far apart."
+        )
     check_inputs(problem, prior, solver)
     ends = [
         float(_misfit(problem, _changed(prior, weight=w), solver))
@@ -95,11 +102,12 @@ def tune_weight_by_cross_validation(
             scales the weights.
         prior: its own weight is not looked at.
         weights: those to choose from, (n,) > 0; `jnp.logspace(-3, 3, 25)`, say.
-        num_probes: of (3).
+        num_probes: of (3), at least 1.
         solver: how x(w) is found.
 
     Raises:
-        ValueError: weights that are not positive or not in a row; or as `solve`.
+        ValueError: weights that are no positive numbers in a row, no probe; or as
+            `solve`.
         TypeError: as `solve`.
 
     Source: Golub, Heath and Wahba, Generalized cross-validation as a method for
@@ -108,11 +116,12 @@ def tune_weight_by_cross_validation(
     """
     solver = Tikhonov() if solver is None else solver
     weights = jnp.asarray(weights)
-    if weights.ndim != 1 or not bool(jnp.all(weights > 0)):
+    if weights.ndim != 1 or not weights.size or not bool(jnp.all(weights > 0)):
         raise ValueError(
-            f"weights has shape {weights.shape} and least entry {jnp.min(weights)}; "
-            "expected positive numbers in a row, such as jnp.logspace(-3, 3, 25)."
+            f"weights is {weights} with shape {weights.shape}; expected positive "
+            "numbers in a row, such as jnp.logspace(-3, 3, 25)."
         )
+    check_setting("tune_weight_by_cross_validation", "num_probes", num_probes)
     check_inputs(problem, _changed(prior, weight=weights[0]), solver)
     scores = _scores(key, problem, prior, weights, solver, num_probes)
     return _changed(prior, weight=weights[jnp.nanargmin(scores)])

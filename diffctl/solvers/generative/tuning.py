@@ -22,6 +22,7 @@ from diffctl.numerics.langevin import Point
 from diffctl.operators.base import Problem
 from diffctl.solvers.generative.chains import Chain
 from diffctl.solvers.kernels import Adjusted
+from diffctl.solvers.ranges import check_setting
 from diffctl.solvers.requirements import check_inputs
 
 # Of the source: g, t0 and k.
@@ -75,7 +76,7 @@ def tune_step_size(
         problem: one example.
         prior: what the chain is to be run with.
         chain: `DensityChain` or `LatentChain`; the search starts at its step size.
-        num_steps: of the warm-up.
+        num_steps: of the warm-up, some hundreds.
 
     Raises:
         TypeError: the kernel accepts every step, which nothing can be tuned by, or the
@@ -87,11 +88,7 @@ def tune_step_size(
             f"{type(chain.kernel).__name__} accepts every step, whatever its size; "
             "expected MALA or HMC. Choose one of them, or a step size by its bias."
         )
-    if num_steps < 1:
-        raise ValueError(
-            f"num_steps is {num_steps}; expected at least 1. Give the warm-up some "
-            "hundreds of steps."
-        )
+    check_setting("tune_step_size", "num_steps", num_steps)
     check_inputs(problem, prior, chain)
     target = chain.kernel.target_acceptance
     return _tune(key, problem, prior, chain, target, num_steps)

@@ -121,6 +121,15 @@ def test_what_has_no_weight_to_tune_is_refused():
     problem, weights = BENCH.problem(), jnp.ones(3)
     with pytest.raises(TypeError, match="needs a QuadraticPrior"):
         tune_weight_by_discrepancy(problem, TotalVariation(weight=1.0, shape=SHAPE))
-    for wrong in (0 * weights, jnp.ones((2, 2))):
+    for wrong in (0 * weights, jnp.ones((2, 2)), jnp.ones(0)):
         with pytest.raises(ValueError, match="positive numbers in a row"):
             tune_weight_by_cross_validation(KEY, problem, _prior(), wrong)
+
+
+def test_searches_without_room_are_refused():
+    problem, prior = BENCH.problem(), _prior()
+    for least, most in ((0.0, 1.0), (2.0, 1.0), (1.0, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="expected 0 < least < most"):
+            tune_weight_by_discrepancy(problem, prior, least=least, most=most)
+    with pytest.raises(ValueError, match="num_probes of tune_weight_by_cross"):
+        tune_weight_by_cross_validation(KEY, problem, prior, jnp.ones(3), num_probes=0)

@@ -94,5 +94,5 @@ def test_what_cannot_be_tuned_is_refused():
         tune_step_size(KEY, problem, quadratic(law), DensityChain(kernel=Unadjusted()))
     with pytest.raises(TypeError, match="needs a LogDensityPrior"):
         tune_step_size(KEY, problem, law.prior(), DensityChain())
-    with pytest.raises(ValueError, match="num_steps is 0"):
+    with pytest.raises(ValueError, match="num_steps of tune_step_size is 0"):
         tune_step_size(KEY, problem, quadratic(law), DensityChain(), num_steps=0)

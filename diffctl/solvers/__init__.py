@@ -113,9 +113,19 @@ from diffctl.solvers.mcg import MCG as MCG
 from diffctl.solvers.monte_carlo.annealed import AnnealedMCMC as AnnealedMCMC
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC as DDSMC
 from diffctl.solvers.monte_carlo.ddsmc import PartialRenoise as PartialRenoise
+from diffctl.solvers.monte_carlo.fps_smc import FPSSMC as FPSSMC
+from diffctl.solvers.monte_carlo.gibbs_schedule import GibbsSchedule as GibbsSchedule
+from diffctl.solvers.monte_carlo.likelihood_steps import (
+    LangevinLikelihood as LangevinLikelihood,
+)
+from diffctl.solvers.monte_carlo.likelihood_steps import (
+    PerturbedLikelihood as PerturbedLikelihood,
+)
+from diffctl.solvers.monte_carlo.likelihood_steps import (
+    SpectralLikelihood as SpectralLikelihood,
+)
+from diffctl.solvers.monte_carlo.mcgdiff import MCGdiff as MCGdiff
 from diffctl.solvers.monte_carlo.memory import forecast_memory as forecast_memory
-from diffctl.solvers.monte_carlo.observed import FPSSMC as FPSSMC
-from diffctl.solvers.monte_carlo.observed import MCGdiff as MCGdiff
 from diffctl.solvers.monte_carlo.particles import Particles as Particles
 from diffctl.solvers.monte_carlo.particles import particles as particles
 from diffctl.solvers.monte_carlo.resampling import NeverResample as NeverResample
@@ -125,17 +135,7 @@ from diffctl.solvers.monte_carlo.resampling import (
 )
 from diffctl.solvers.monte_carlo.resampling import multinomial as multinomial
 from diffctl.solvers.monte_carlo.resampling import systematic as systematic
-from diffctl.solvers.monte_carlo.split_gibbs import GibbsSchedule as GibbsSchedule
-from diffctl.solvers.monte_carlo.split_gibbs import (
-    LangevinLikelihood as LangevinLikelihood,
-)
-from diffctl.solvers.monte_carlo.split_gibbs import (
-    PerturbedLikelihood as PerturbedLikelihood,
-)
 from diffctl.solvers.monte_carlo.split_gibbs import PnPDM as PnPDM
-from diffctl.solvers.monte_carlo.split_gibbs import (
-    SpectralLikelihood as SpectralLikelihood,
-)
 from diffctl.solvers.monte_carlo.tds import TDS as TDS
 from diffctl.solvers.monte_carlo.twists import IsotropicTwist as IsotropicTwist
 from diffctl.solvers.monte_carlo.twists import PlainTwist as PlainTwist

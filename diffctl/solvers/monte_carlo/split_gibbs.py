@@ -14,173 +14,24 @@ The target couples the signal x with a copy z of it, at the coupling level rho:
 The x-marginal of pi_rho is the posterior with the noise s_y^2 I + rho^2 A A^T.
 """
 
-import abc
-from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
-from diffctl.diffusion import (
-    EDM,
-    Ancestral,
-    EulerMaruyama,
-    NoiseGrid,
-    NoiseLevel,
-    OneCallStep,
-    karras,
-)
-from diffctl.numerics.langevin import langevin_step, run_chain
+from diffctl.diffusion import EDM, Ancestral, EulerMaruyama, OneCallStep, karras
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import safe_sqrt
-from diffctl.operators.base import (
-    LinearOperator,
-    Operator,
-    Problem,
-    SpectralOperator,
-    WhiteNoise,
+from diffctl.operators.base import Operator, Problem
+from diffctl.pytree import pytree_dataclass
+from diffctl.solvers.monte_carlo.gibbs_schedule import (
+    GibbsSchedule,
+    annealed_couplings,
+    below_coupling,
 )
-from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.requirements import linear, noise_std, spectral
-from diffctl.solvers.spectral import SpectralData
-
-
-class LikelihoodStep(abc.ABC):
-    """A draw of z given x, by (1)."""
-
-    needs: ClassVar[tuple[type, type]]  # operator class, noise class
-
-    @abc.abstractmethod
-    def __call__(
-        self, key: jax.Array, problem: Problem, x: jax.Array, rho: jax.Array
-    ) -> jax.Array:
-        """Return z, (*shape)."""
-
-
-@pytree_dataclass
-class SpectralLikelihood(LikelihoodStep):
-    """The exact draw in singular directions."""
-
-    needs: ClassVar[tuple[type, type]] = (SpectralOperator, WhiteNoise)
-
-    def __call__(
-        self, key: jax.Array, problem: Problem, x: jax.Array, rho: jax.Array
-    ) -> jax.Array:
-        operator, data = spectral(problem), SpectralData.of(problem)
-        gain = jnp.where(data.measured, rho**2 / (rho**2 + data.std**2), 0)
-        noise = rho * standard_normal(key, x)
-        shrink = safe_sqrt(1 - gain) - 1
-        pull = gain * (data.y - operator.v_adjoint(x))
-        return x + noise + operator.v(pull + shrink * operator.v_adjoint(noise))
-
-
-@pytree_dataclass
-class PerturbedLikelihood(LikelihoodStep):
-    """The exact draw as the solution of a perturbed problem, by conjugate gradients.
-
-    z = w + A^T (A A^T + s_y^2 / rho^2 I)^{-1} (y + s_y n - A w),  w = x + rho n'
-    """
-
-    needs: ClassVar[tuple[type, type]] = (LinearOperator, WhiteNoise)
-
-    def __call__(
-        self, key: jax.Array, problem: Problem, x: jax.Array, rho: jax.Array
-    ) -> jax.Array:
-        signal_key, data_key = jax.random.split(key)
-        operator, std = linear(problem), noise_std(problem)
-        start = x + rho * standard_normal(signal_key, x)
-        perturbed = operator.restrict(problem.noise.sample(data_key, problem.y))
-        residual = jax.tree.map(jnp.subtract, perturbed, operator(start))
-        return start + operator.damped_pinv(residual, (std / rho) ** 2)
-
-
-@pytree_dataclass
-class LangevinLikelihood(LikelihoodStep):
-    """Langevin steps from x, for any differentiable operator and noise model.
-
-    Unadjusted: its bias grows with `step_size`, which must stay below twice the inverse
-    of the largest curvature, |A|^2 / s_y^2 + 1 / rho^2.
-    """
-
-    needs: ClassVar[tuple[type, type]] = (Operator, object)
-    step_size: Any = 1e-4
-    num_inner: int = static(default=100)
-
-    def __call__(
-        self, key: jax.Array, problem: Problem, x: jax.Array, rho: jax.Array
-    ) -> jax.Array:
-        def score(z: jax.Array) -> jax.Array:
-            return -jax.grad(problem.misfit)(z) - (z - x) / rho**2
-
-        def kernel(noise: jax.Array, z: jax.Array) -> jax.Array:
-            return langevin_step(noise, z, score, self.step_size)
-
-        draw = partial(standard_normal, like=x)
-        return run_chain(key, kernel, x, self.num_inner, draw=draw)
-
-
-@pytree_dataclass
-class GibbsSchedule:
-    """The network calls of all iterations in one row, leaves (num_calls,)."""
-
-    now: NoiseLevel
-    next: NoiseLevel
-    rho: jax.Array  # of the iteration
-    first: jax.Array  # bool, where an iteration begins
-
-    @classmethod
-    def create(
-        cls, couplings: Any, grid: NoiseGrid, enter: "Enter | None" = None
-    ) -> "GibbsSchedule":
-        """Go down `grid` to the clean level once for each of `couplings`.
-
-        Args:
-            couplings: levels rho, one for each iteration.
-            grid: levels of the prior step, of which those below rho are used.
-            enter: where the prior step starts; by default at rho itself.
-
-        Raises:
-            ValueError: a coupling is not above the lowest level of the grid.
-        """
-        couplings = np.asarray(couplings, dtype=np.float64)
-        sigma = np.asarray(grid.sigma, dtype=np.float64)
-        if not np.all(couplings > sigma[-2]):
-            raise ValueError(
-                f"a coupling level is {couplings.min():g}; expected levels above the "
-                f"lowest of the grid, {sigma[-2]:g}. Raise rho_min or lower the grid."
-            )
-        enter = at_coupling if enter is None else enter
-        rows = [enter(rho, sigma[sigma < rho]) for rho in couplings]
-        counts = [row.size - 1 for row in rows]
-        return cls(
-            now=_levels([row[:-1] for row in rows]),
-            next=_levels([row[1:] for row in rows]),
-            rho=jnp.asarray(np.repeat(couplings, counts)),
-            first=jnp.asarray(np.concatenate([np.arange(n) == 0 for n in counts])),
-        )
-
-
-Enter = Callable[[float, np.ndarray], np.ndarray]
-
-
-def at_coupling(rho: float, below: np.ndarray) -> np.ndarray:
-    """Return the levels from rho itself to the clean one."""
-    return np.append(rho, below)
-
-
-def below_coupling(rho: float, below: np.ndarray) -> np.ndarray:
-    """Return the levels of the grid below rho, as the public code: too little noise."""
-    return below
-
-
-def annealed_couplings(
-    num_iterations: int, rho_max: float, rho_min: float, decay: float
-) -> np.ndarray:
-    """Return rho of (3), (num_iterations,)."""
-    return np.maximum(rho_min, rho_max * decay ** np.arange(num_iterations))
+from diffctl.solvers.monte_carlo.likelihood_steps import (
+    LikelihoodStep,
+    SpectralLikelihood,
+)
 
 
 @pytree_dataclass
@@ -300,9 +151,3 @@ class PnPDM(Solver):
         self, carry: jax.Array, problem: Problem, prior: DiffusionPrior
     ) -> jax.Array:
         return carry
-
-
-def _levels(rows: list[np.ndarray]) -> NoiseLevel:
-    """Return levels of the EDM schedule, whose time is sigma and whose scale is 1."""
-    sigma = jnp.asarray(np.concatenate(rows))
-    return NoiseLevel(sigma=sigma, scale=jnp.ones_like(sigma), time=sigma)

@@ -12,7 +12,7 @@ from diffctl.operators import DenseMatrix, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from diffctl.solvers import solve
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC, PartialRenoise
-from diffctl.solvers.monte_carlo.observed import MCGdiff
+from diffctl.solvers.monte_carlo.mcgdiff import MCGdiff
 from diffctl.solvers.monte_carlo.particles import particles
 from diffctl.solvers.monte_carlo.resampling import (
     NeverResample,

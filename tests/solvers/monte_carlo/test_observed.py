@@ -10,16 +10,15 @@ import pytest
 from diffctl.diffusion import VP, Ancestral, NoiseGrid, ddpm, karras, vp_uniform
 from diffctl.operators import GaussianNoise, Mask, Problem
 from diffctl.solvers.driver import run
-from diffctl.solvers.monte_carlo.observed import (
-    FPSSMC,
+from diffctl.solvers.monte_carlo.accounting import (
     Exact,
     Filter,
-    MCGdiff,
-    Observation,
     PathObservation,
     Released,
-    renoised_path,
 )
+from diffctl.solvers.monte_carlo.fps_smc import FPSSMC, renoised_path
+from diffctl.solvers.monte_carlo.mcgdiff import MCGdiff
+from diffctl.solvers.monte_carlo.observation import Observation
 from diffctl.solvers.monte_carlo.particles import WholeEnsemble, particles
 from diffctl.solvers.monte_carlo.resampling import ResampleAlways
 from tests.solvers.bed import SIZE, bed

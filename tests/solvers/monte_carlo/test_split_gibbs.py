@@ -10,14 +10,14 @@ import pytest
 from diffctl.diffusion import Ancestral, NoiseGrid, geometric
 from diffctl.operators import FunctionOperator
 from diffctl.solvers import solve
-from diffctl.solvers.monte_carlo import split_gibbs
-from diffctl.solvers.monte_carlo.split_gibbs import (
-    GibbsSchedule,
+from diffctl.solvers.monte_carlo import likelihood_steps
+from diffctl.solvers.monte_carlo.gibbs_schedule import GibbsSchedule
+from diffctl.solvers.monte_carlo.likelihood_steps import (
     LangevinLikelihood,
     PerturbedLikelihood,
-    PnPDM,
     SpectralLikelihood,
 )
+from diffctl.solvers.monte_carlo.split_gibbs import PnPDM
 from tests.affine import affine_map
 from tests.solvers.bed import NOISE_STD, SIZE, bed, mixture
 from tests.solvers.monte_carlo.model import Law, push, s1, step_of
@@ -64,7 +64,9 @@ def test_exact_steps_have_the_law_of_more_noise(rho, mean, variance, monkeypatch
     draw = SpectralLikelihood()
 
     def step(x, noise):
-        monkeypatch.setattr(split_gibbs, "standard_normal", lambda key, like: noise)
+        monkeypatch.setattr(
+            likelihood_steps, "standard_normal", lambda key, like: noise
+        )
         return draw(KEY, problem, x, jnp.asarray(rho))
 
     to_z = affine_map(step, (1,))

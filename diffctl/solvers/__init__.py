@@ -32,7 +32,6 @@ from diffctl.solvers.clean_space.first_order import (
 )
 from diffctl.solvers.clean_space.flows import FlowToClean as FlowToClean
 from diffctl.solvers.clean_space.flows import FlowToLevel as FlowToLevel
-from diffctl.solvers.clean_space.inner_samplers import DecayingStep as DecayingStep
 from diffctl.solvers.clean_space.inner_samplers import ExactDraw as ExactDraw
 from diffctl.solvers.clean_space.inner_samplers import (
     HamiltonianMonteCarlo as HamiltonianMonteCarlo,
@@ -41,18 +40,23 @@ from diffctl.solvers.clean_space.inner_samplers import Langevin as Langevin
 from diffctl.solvers.clean_space.inner_samplers import (
     MetropolisHastings as MetropolisHastings,
 )
-from diffctl.solvers.clean_space.inner_samplers import RelativeStep as RelativeStep
 from diffctl.solvers.clean_space.inner_samplers import (
     UnderdampedLangevin as UnderdampedLangevin,
 )
 from diffctl.solvers.clean_space.penalties import BayesianPenalty as BayesianPenalty
 from diffctl.solvers.clean_space.penalties import ConstantPenalty as ConstantPenalty
 from diffctl.solvers.clean_space.red_diff import REDDiff as REDDiff
-from diffctl.solvers.clean_space.red_diff import averaged_residual as averaged_residual
-from diffctl.solvers.clean_space.red_diff import (
+from diffctl.solvers.clean_space.red_diff_terms import (
+    averaged_residual as averaged_residual,
+)
+from diffctl.solvers.clean_space.red_diff_terms import (
     negative_log_likelihood as negative_log_likelihood,
 )
-from diffctl.solvers.clean_space.red_diff import squared_residual as squared_residual
+from diffctl.solvers.clean_space.red_diff_terms import (
+    squared_residual as squared_residual,
+)
+from diffctl.solvers.clean_space.step_sizes import DecayingStep as DecayingStep
+from diffctl.solvers.clean_space.step_sizes import RelativeStep as RelativeStep
 from diffctl.solvers.conjugate_expanded import (
     ExpandedConjugatePiGDM as ExpandedConjugatePiGDM,
 )
@@ -101,9 +105,9 @@ from diffctl.solvers.latent.dmplug import DMPlug as DMPlug
 from diffctl.solvers.latent.flash import FlashDiffusion as FlashDiffusion
 from diffctl.solvers.latent.guided import GMLDPS as GMLDPS
 from diffctl.solvers.latent.guided import LDPS as LDPS
-from diffctl.solvers.latent.guided import PSLD as PSLD
 from diffctl.solvers.latent.optimisation import ConsistencyCSGM as ConsistencyCSGM
 from diffctl.solvers.latent.optimisation import SamplerCSGM as SamplerCSGM
+from diffctl.solvers.latent.psld import PSLD as PSLD
 from diffctl.solvers.latent.resample import ReSample as ReSample
 from diffctl.solvers.latent.stopping import LastIterate as LastIterate
 from diffctl.solvers.latent.stopping import MovingVariance as MovingVariance

@@ -24,12 +24,9 @@ from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.clean_space import daps_presets
 from diffctl.solvers.clean_space.clean_laws import CleanLaw, NormalSurrogate
+from diffctl.solvers.clean_space.conditional import Conditional
 from diffctl.solvers.clean_space.flows import Flow, FlowToClean
-from diffctl.solvers.clean_space.inner_samplers import (
-    Conditional,
-    InnerSampler,
-    Langevin,
-)
+from diffctl.solvers.clean_space.inner_samplers import InnerSampler, Langevin
 from diffctl.solvers.levels import LevelSolver
 
 

@@ -13,11 +13,8 @@ from typing import Any
 
 from diffctl.solvers.clean_space.clean_laws import NormalSurrogate
 from diffctl.solvers.clean_space.flows import FlowToClean, FlowToLevel
-from diffctl.solvers.clean_space.inner_samplers import (
-    DecayingStep,
-    Langevin,
-    UnderdampedLangevin,
-)
+from diffctl.solvers.clean_space.inner_samplers import Langevin, UnderdampedLangevin
+from diffctl.solvers.clean_space.step_sizes import DecayingStep
 from diffctl.solvers.tasks import for_task
 
 _STD = 0.01

@@ -6,7 +6,7 @@ clean estimate.
 
 import abc
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,70 +21,11 @@ from diffctl.numerics.langevin import (
     underdamped_step,
 )
 from diffctl.numerics.normal import standard_normal
-from diffctl.operators.base import LinearOperator, Problem, WhiteNoise
+from diffctl.operators.base import LinearOperator, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.clean_space.clean_laws import LocalLaw, NormalLaw
-from diffctl.solvers.clean_space.curvature import PowerIteration
-
-
-class Conditional(NamedTuple):
-    """p(x0 | x_sigma, y) at one state."""
-
-    problem: Problem
-    law: LocalLaw
-    x0_hat: jax.Array  # (*shape)
-    progress: jax.Array  # () in [0, 1), share of the levels that are done
-    largest_pull: Any = jnp.inf  # () largest |entry| of the gradient of l in a score
-
-    def score(self, v: jax.Array) -> jax.Array:
-        """Return the gradient of the log density, (*shape)."""
-        pull = jax.grad(self.problem.misfit)(v)
-        return self.law.score(v) - jnp.clip(pull, -self.largest_pull, self.largest_pull)
-
-    def log_density(self, v: jax.Array) -> jax.Array:
-        """Return the log density up to a constant, ()."""
-        return self.law.log_density(v) - self.problem.misfit(v)
-
-
-class StepSize(abc.ABC):
-    """A choice of the step size h of a chain, once per level."""
-
-    @abc.abstractmethod
-    def __call__(self, key: jax.Array, conditional: Conditional) -> jax.Array:
-        """Return h, (), in units of the squared signal."""
-
-
-@pytree_dataclass
-class RelativeStep(StepSize):
-    """h = fraction / P, P the largest curvature of the target at the clean estimate.
-
-    The data's part of P is estimated by power iteration, a JVP and a VJP of the
-    operator for each product. Langevin steps are stable for fraction < 2.
-    """
-
-    fraction: Any = 0.1
-    num_products: int = static(default=3)
-
-    def __call__(self, key: jax.Array, conditional: Conditional) -> jax.Array:
-        largest = PowerIteration(num_products=self.num_products)
-        curvature = largest(key, conditional.problem, conditional.x0_hat)
-        return self.fraction / (conditional.law.precision + curvature)
-
-
-@pytree_dataclass
-class DecayingStep(StepSize):
-    """h = first (1 + progress (last_ratio - 1)), whatever the target: as published.
-
-    Args:
-        first: h at the first level.
-        last_ratio: what h would be multiplied by when all levels are done.
-    """
-
-    first: Any = 1e-4
-    last_ratio: Any = 0.01
-
-    def __call__(self, key: jax.Array, conditional: Conditional) -> jax.Array:
-        return self.first * (1 + conditional.progress * (self.last_ratio - 1))
+from diffctl.solvers.clean_space.clean_laws import NormalLaw
+from diffctl.solvers.clean_space.conditional import Conditional
+from diffctl.solvers.clean_space.step_sizes import RelativeStep, StepSize
 
 
 class InnerSampler(abc.ABC):

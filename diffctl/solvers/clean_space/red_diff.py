@@ -10,7 +10,7 @@ e takes no part in the differentiation: it is the gradient of a weighted integra
 score-matching residuals, and no derivative of the network appears.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,17 +20,22 @@ from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
 from diffctl.diffusion import NoiseGrid, eps_from_x0
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import squared_norm
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.data_steps import RELEASED_CUTOFF, pinv_without
+from diffctl.solvers.clean_space.red_diff_terms import (
+    DataLoss,
+    FirstGuess,
+    Weight,
+    averaged_residual,
+    constant_weight,
+    cutoff_pinv_guess,
+    linear_weight,
+    negative_log_likelihood,
+    squared_residual,
+    zero_guess,
+)
 from diffctl.solvers.ddnm import released_grid
-from diffctl.solvers.requirements import linear
 from diffctl.solvers.tasks import for_task
-
-DataLoss = Callable[[Problem, jax.Array], jax.Array]
-Weight = Callable[[jax.Array], jax.Array]
-FirstGuess = Callable[[Problem, jax.Array], jax.Array]
 
 # Step size, lambda and the standard deviation of the variational law.
 _RELEASED: Mapping[str, tuple[float, float, float]] = {
@@ -46,80 +51,6 @@ _RELEASED: Mapping[str, tuple[float, float, float]] = {
     "high_dynamic_range": (0.5, 0.25, 0.0),
     "jpeg": (0.5, 0.25, 0.0),
 }
-
-
-def squared_residual(problem: Problem, x0: jax.Array) -> jax.Array:
-    """Return |y - A(x0)|^2 / 2."""
-    squares = jax.tree.map(squared_norm, problem.residual(x0))
-    return jax.tree.reduce(jnp.add, squares) / 2
-
-
-def averaged_residual(problem: Problem, x0: jax.Array) -> jax.Array:
-    """Return |y - A(x0)|^2 / 2 with d / m in front, d and m the sizes of x0 and of y.
-
-    The loss of NVlabs/RED-diff: both of its terms are averages over their own sizes, so
-    that lambda means something else for every kind of measurement.
-    """
-    size = sum(leaf.size for leaf in jax.tree.leaves(problem.y))
-    return squared_residual(problem, x0) * (x0.size / size)
-
-
-def negative_log_likelihood(problem: Problem, x0: jax.Array) -> jax.Array:
-    """Return -log p(y | x0), for any noise; lambda = 1 is then in its natural unit."""
-    return problem.misfit(x0)
-
-
-def linear_weight(sigma: jax.Array) -> jax.Array:
-    """Return sigma, the root of the inverse signal-to-noise ratio: the default."""
-    return sigma
-
-
-def square_root_weight(sigma: jax.Array) -> jax.Array:
-    """Return sqrt(sigma)."""
-    return jnp.sqrt(sigma)
-
-
-def two_thirds_weight(sigma: jax.Array) -> jax.Array:
-    """Return sigma^(2/3)."""
-    return sigma ** (2 / 3)
-
-
-def squared_weight(sigma: jax.Array) -> jax.Array:
-    """Return sigma^2."""
-    return sigma**2
-
-
-def log_weight(sigma: jax.Array) -> jax.Array:
-    """Return log(1 + sigma)."""
-    return jnp.log1p(sigma)
-
-
-def capped_weight(sigma: jax.Array) -> jax.Array:
-    """Return min(sigma, 1)."""
-    return jnp.minimum(sigma, 1)
-
-
-def constant_weight(sigma: jax.Array) -> jax.Array:
-    """Return 1."""
-    return jnp.ones_like(sigma)
-
-
-def zero_guess(problem: Problem, like: jax.Array) -> jax.Array:
-    """Return 0."""
-    return jnp.zeros_like(like)
-
-
-def pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
-    """Return A^+ y of a linear operator."""
-    return linear(problem).pinv(problem.y).astype(like.dtype)
-
-
-def cutoff_pinv_guess(problem: Problem, like: jax.Array) -> jax.Array:
-    """Return A^+ y without small singular values, as the released operators of blur.
-
-    A^+ would return the noise of y amplified without bound.
-    """
-    return pinv_without(problem, problem.y, RELEASED_CUTOFF).astype(like.dtype)
 
 
 class _Descending(NamedTuple):

@@ -20,7 +20,8 @@ from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.latent.base import LatentSolver
-from diffctl.solvers.latent.guided import GMLDPS, LDPS, PSLD, GuidedLatent
+from diffctl.solvers.latent.guided import GMLDPS, LDPS, GuidedLatent
+from diffctl.solvers.latent.psld import PSLD
 from diffctl.solvers.latent.resample import ReSample
 from diffctl.solvers.requirements import check_inner
 from diffctl.solvers.tasks import for_task

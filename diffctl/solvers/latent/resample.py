@@ -20,45 +20,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffctl.core import Calls, DiffusionPrior, EncodedPrior, StepTrace
-from diffctl.diffusion import (
-    DDIM,
-    Estimate,
-    Euler,
-    NoiseGrid,
-    NoiseLevel,
-    OneCallStep,
-)
+from diffctl.core import Calls, EncodedPrior, StepTrace
+from diffctl.diffusion import DDIM, Euler, NoiseGrid, NoiseLevel, OneCallStep
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import Operator, Problem, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.latent.base import (
-    LatentSolver,
-    latent_problem,
-    scaled_linear_grid,
-)
+from diffctl.solvers.latent.base import LatentSolver, latent_problem, scaled_linear_grid
 from diffctl.solvers.latent.fit import Fit, released_threshold
 from diffctl.solvers.latent.guided import LDPS, GuidedLatent
+from diffctl.solvers.latent.resample_law import (
+    ResampleVariance,
+    paper_variance,
+    released_variance,
+    resample,
+)
+from diffctl.solvers.latent.slipped_euler import SlippedEuler
 from diffctl.solvers.latent.stages import GUIDED_ONLY, Stages, by_index, later_thirds
 from diffctl.solvers.requirements import check_inner
-
-ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
-
-
-def paper_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
-    """Return (1 - a') / a * (1 - a / a'), with a = 1 / (1 + sigma^2)."""
-    return next.sigma**2 / (1 + next.sigma**2) * (1 + now.sigma**2) * _beta(now, next)
-
-
-def released_variance(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
-    """Return (1 - a') / (1 - a) * (1 - a / a'), the variance of an ancestral step."""
-    return paper_variance(now, next) / now.sigma**2
-
-
-def _beta(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
-    return 1 - (1 + next.sigma**2) / (1 + now.sigma**2)
 
 
 def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
@@ -67,53 +46,6 @@ def released_unit(reverse: Any, now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     With guidance_scale 1/2 it is the step of the released code.
     """
     return jnp.sqrt((1 + next.sigma**2) / (1 + now.sigma**2))
-
-
-@pytree_dataclass
-class SlippedEuler(Euler):
-    """`Euler`, but what others see of its estimate is (z_t - (1 - a) eps) / sqrt(a).
-
-    The released code writes 1 - a for sqrt(1 - a) in Tweedie's formula, except where it
-    moves the state. At low noise its estimate keeps most of the noise.
-    """
-
-    def estimate(
-        self, prior: DiffusionPrior, x: jax.Array, now: NoiseLevel
-    ) -> Estimate:
-        x0_hat = super().estimate(prior, x, now).x0_hat
-        return Estimate(x0_hat=x + _slip(now) * (x0_hat - x))
-
-    def advance(
-        self,
-        x: jax.Array,
-        estimate: Estimate,
-        now: NoiseLevel,
-        next: NoiseLevel,
-        noise: Any = None,
-    ) -> jax.Array:
-        unslipped = Estimate(x0_hat=x + (estimate.x0_hat - x) / _slip(now))
-        return super().advance(x, unslipped, now, next, noise)
-
-
-def _slip(now: NoiseLevel) -> jax.Array:
-    """Return sqrt(1 - a)."""
-    return now.sigma / jnp.sqrt(1 + now.sigma**2)
-
-
-def resample(
-    consistent: jax.Array,
-    kept: jax.Array,
-    variances: tuple[jax.Array, jax.Array],
-    noise: jax.Array,
-) -> jax.Array:
-    """Draw from the normalised product of N(consistent, v I) and N(kept, r I).
-
-    `variances` is (v, r), both (); one of them may be 0, and r may be infinite.
-    """
-    v, r = variances
-    on_kept = v / (v + r)
-    mean = consistent + on_kept * (kept - consistent)
-    return mean + safe_sqrt(v * (1 - on_kept)) * noise
 
 
 @pytree_dataclass

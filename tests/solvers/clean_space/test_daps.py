@@ -30,8 +30,9 @@ from diffctl.solvers import (
     solve,
 )
 from diffctl.solvers.clean_space.clean_laws import CleanLaw, NormalLaw
+from diffctl.solvers.clean_space.conditional import Conditional
 from diffctl.solvers.clean_space.flows import Flow
-from diffctl.solvers.clean_space.inner_samplers import Conditional, InnerSampler
+from diffctl.solvers.clean_space.inner_samplers import InnerSampler
 from tests.contract.counting import counted, counting
 from tests.solvers.bed import NOISE_STD, SIZE, bed, grid, mixture
 from tests.solvers.clean_space.scalars import SHARP, WEAK, sampler_moments

@@ -21,7 +21,7 @@ from diffctl.solvers import (
     solve,
     squared_residual,
 )
-from diffctl.solvers.clean_space import red_diff
+from diffctl.solvers.clean_space import red_diff_terms
 from tests.solvers.bed import NOISE_STD, SIZE, Bed, bed, grid
 from tests.tolerances import EXACT64, stat
 
@@ -187,7 +187,7 @@ def test_losses_and_the_unit_of_the_measurement(scale):
 def test_weights():
     sigma = jnp.asarray(4.0)
     found = {
-        name: float(getattr(red_diff, f"{name}_weight")(sigma))
+        name: float(getattr(red_diff_terms, f"{name}_weight")(sigma))
         for name in (
             "linear", "square_root", "two_thirds", "squared", "log", "capped",
             "constant",

@@ -22,7 +22,7 @@ from diffctl.solvers import (
     solve,
 )
 from diffctl.solvers.clean_space.clean_laws import NormalLaw
-from diffctl.solvers.clean_space.inner_samplers import Conditional
+from diffctl.solvers.clean_space.conditional import Conditional
 from diffctl.solvers.latent.base import latent_problem
 from tests.solvers.clean_space.scalars import SHARP, Scalar, sampler_moments
 from tests.solvers.latent.bed import LATENT, NOISE_STD, latent_bed

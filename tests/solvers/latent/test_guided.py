@@ -24,7 +24,7 @@ from diffctl.solvers import (
     solve,
 )
 from diffctl.solvers.dps import exact_unit
-from diffctl.solvers.latent.guided import (
+from diffctl.solvers.latent.psld import (
     adjoint_correction,
     cubic_correction,
     pseudo_inverse_correction,

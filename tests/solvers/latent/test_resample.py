@@ -11,13 +11,13 @@ from diffctl.numerics import Descent
 from diffctl.solvers import LDPS, ReSample, solve
 from diffctl.solvers.latent.base import latent_problem, scaled_linear_grid
 from diffctl.solvers.latent.fit import Fit, released_threshold
-from diffctl.solvers.latent.resample import (
-    SlippedEuler,
+from diffctl.solvers.latent.resample import released_unit
+from diffctl.solvers.latent.resample_law import (
     paper_variance,
-    released_unit,
     released_variance,
     resample,
 )
+from diffctl.solvers.latent.slipped_euler import SlippedEuler
 from diffctl.solvers.latent.stages import by_index, later_thirds
 from tests.solvers.bed import draws
 from tests.solvers.latent.bed import LATENT, NOISE_STD, grid, latent_bed, unit

@@ -3,22 +3,38 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-_UNIT = (0.0, 1.0)
-_COUNT = (1, math.inf)
-_POSITIVE = (math.ulp(0.0), math.inf)
 
-RANGES: Mapping[str, tuple[float, float]] = {
+class Range(NamedTuple):
+    """The numbers from `low` to `high`, and how an error calls them."""
+
+    low: float
+    high: float
+    words: str
+
+
+_UNIT = Range(0.0, 1.0, "a number from 0 to 1")
+_PART = Range(0.0, math.nextafter(1.0, 0.0), "a number from 0 to below 1")
+_COUNT = Range(1, math.inf, "at least 1")
+_POSITIVE = Range(math.ulp(0.0), math.inf, "a positive number")
+
+RANGES: Mapping[str, Range] = {
     "eta": _UNIT,
     "eta_b": _UNIT,
     "zeta": _UNIT,
     "relaxation": _UNIT,
     "cutoff": _UNIT,
+    "threshold": _UNIT,
+    "momentum": _PART,
     "signal_std": _POSITIVE,
+    "initial_std": _POSITIVE,
+    "sigma_score": _POSITIVE,
+    "kappa": _POSITIVE,
+    "fraction": _POSITIVE,
     "step_size": _POSITIVE,
     "penalty": _POSITIVE,
     "final_penalty": _POSITIVE,
@@ -27,9 +43,16 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "num_sweeps": _COUNT,
     "num_repeats": _COUNT,
     "num_leapfrog": _COUNT,
+    "num_products": _COUNT,
+    "num_pairs": _COUNT,
     "num_probes": _COUNT,
+    "num_particles": _COUNT,
     "num_restarts": _COUNT,
     "rank": _COUNT,
+    "window": _COUNT,
+    "patience": _COUNT,
+    "every": _COUNT,
+    "lookahead": _COUNT,
 }
 
 
@@ -50,12 +73,10 @@ def check_setting(owner: str, name: str, value: Any) -> None:
     """
     if isinstance(value, jax.core.Tracer):
         return
-    low, high = RANGES[name]
+    low, high, words = RANGES[name]
     numbers = np.asarray(value)
     if not np.all((low <= numbers) & (numbers <= high)):
-        raise ValueError(
-            f"{name} of {owner} is {value}; expected {_described(low, high)}."
-        )
+        raise ValueError(f"{name} of {owner} is {value}; expected {words}.")
 
 
 def _settings(owner: Any) -> Iterator[tuple[Any, str, Any]]:
@@ -65,9 +86,3 @@ def _settings(owner: Any) -> Iterator[tuple[Any, str, Any]]:
             yield from _settings(value)
         else:
             yield owner, field.name, value
-
-
-def _described(low: float, high: float) -> str:
-    if high == math.inf:
-        return "at least 1" if low == 1 else "a positive number"
-    return f"a number from {low:g} to {high:g}"

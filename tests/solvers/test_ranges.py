@@ -14,12 +14,16 @@ from diffctl.solvers import (
     DAPS,
     DDRM,
     DPS,
+    TDS,
     TMPD,
     HutchinsonMoment,
     Langevin,
+    MCGdiff,
     PiGDM,
     REDDiff,
+    RelativeStep,
     ScoreSDE,
+    UnderdampedLangevin,
     solve,
 )
 from tests.solvers.bed import bed, grid, mixture
@@ -47,6 +51,22 @@ KEY = jax.random.key(2)
         (
             TMPD(grid=grid(), moment=HutchinsonMoment(num_probes=0)),
             "num_probes of HutchinsonMoment is 0; expected at least 1",
+        ),
+        (
+            DAPS(grid=grid(), sampler=UnderdampedLangevin(momentum=1.0)),
+            "momentum of UnderdampedLangevin is 1.0; expected a number from 0 to below",
+        ),
+        (
+            DAPS(grid=grid(), sampler=Langevin(step_size=RelativeStep(fraction=0.0))),
+            "fraction of RelativeStep is 0.0; expected a positive number",
+        ),
+        (
+            MCGdiff(grid=grid(), num_particles=2, kappa=0.0),
+            "kappa of MCGdiff is 0.0; expected a positive number",
+        ),
+        (
+            TDS(grid=grid(), num_particles=0),
+            "num_particles of TDS is 0; expected at least 1",
         ),
     ],
 )

@@ -154,17 +154,12 @@ class ParticleSolver(LevelSolver):
 
         Raises:
             TypeError: `reverse` is deterministic, so that no weight is defined.
-            ValueError: fewer than one particle.
         """
         if not self.reverse.stochastic:
             raise TypeError(
                 f"{type(self).__name__} needs a stochastic reverse step; "
                 f"{type(self.reverse).__name__} is deterministic, so that particles "
                 "have no transition density. Use Ancestral() or DDIM(eta=1.0)."
-            )
-        if self.num_particles < 1:
-            raise ValueError(
-                f"num_particles is {self.num_particles}; expected at least 1."
             )
 
     def check_memory(self, problem: Problem, prior: Any, examples: int) -> None:

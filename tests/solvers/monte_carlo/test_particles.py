@@ -209,15 +209,14 @@ def test_the_forecast_follows_particles_and_chunks():
 
 
 @pytest.mark.parametrize(
-    ("solver", "error", "message"),
+    ("solver", "message"),
     [
-        (_ddsmc(reverse=Euler()), TypeError, "Euler is deterministic"),
-        (_ddsmc(reverse=AncestralLearned()), TypeError, "singular directions"),
-        (_ddsmc(num_particles=0), ValueError, "at least 1"),
+        (_ddsmc(reverse=Euler()), "Euler is deterministic"),
+        (_ddsmc(reverse=AncestralLearned()), "singular directions"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(solver, error, message):
-    with pytest.raises(error, match=message):
+def test_settings_that_cannot_work_are_refused(solver, message):
+    with pytest.raises(TypeError, match=message):
         solve(KEY, *_arguments(), solver)
 
 

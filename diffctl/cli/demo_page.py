@@ -168,8 +168,8 @@ def _add_table(page: Page, results: list[Result]) -> None:
         "Means over the digits of a task. The misfit is the mean squared residual in "
         "units of the noise variance: the truth has about 1, less is fitting noise. "
         "For guidance it is -log p of the class asked for. Recognised: the digit "
-        "classifier sees the right digit. A few digits are an illustration, not a "
-        "benchmark, and both solvers are kept short: DPS is published with 1000 steps.",
+        "classifier sees the right digit. Both solvers make as many steps as by "
+        "default. A few digits are an illustration, not a benchmark.",
     )
     cells = _cells(results)
     page.table(_TABLE, cells, text_columns=2, best=_best(cells))

@@ -16,8 +16,8 @@ p(y | x0) on clean signals. Then for every N, without bias,
 with the model that starts from N(0, (1 + sigma_max^2) I) and follows `reverse` down
 `grid`. Weighted averages, a ratio of two such, converge at the rate 1 / sqrt(N) to
 posterior expectations under that *discretised* model. Solvers that keep factors of
-their own in the weights (`PathObservation`, `KnownPath`, `Filter` in `observed`) have
-these in place of p(y | x0) in (4).
+their own in the weights (`PathObservation`, `KnownPath`, `Filter`: see `accounting`)
+have these in place of p(y | x0) in (4).
 """
 
 import abc
@@ -68,7 +68,7 @@ class Particles:
         """Log of an unbiased estimate of E_model[exp(-misfit(x0))], ().
 
         Of solvers whose weights satisfy (4) with the likelihood: TDS, DDSMC, and
-        `observed` with the accounting `Exact` or `Released`.
+        MCGdiff with the accounting `Exact` or `Released`.
         """
         return log_mean_weight(self.log_weights)
 

@@ -1,4 +1,7 @@
-"""The law of the clean signal at one state of the reverse diffusion, given y."""
+"""The law of the clean signal at one state of the reverse diffusion, given y.
+
+log p(x0 | x_sigma, y) = log p(x0 | x_sigma) - l(x0),  l = -log p(y | A(x0))
+"""
 
 from typing import Any, NamedTuple
 

@@ -60,24 +60,6 @@ class Released(Exact):
 
 
 @pytree_dataclass
-class PathObservation(Accounting):
-    """The last factor of a direction stays, and the likelihood is not used.
-
-    The posterior of a model whose state was observed as y_i at the level e_i, with
-    variance kappa (1 + e_i^2): that of the problem as kappa and the steps tend to 0.
-    """
-
-    def spent(self, now: Observation, next: Observation) -> jax.Array:
-        return now.active & next.active
-
-    def owed(self, now: Observation, next: Observation) -> jax.Array:
-        return jnp.zeros_like(now.active)
-
-    def last(self, misfit: jax.Array) -> jax.Array:
-        return jnp.zeros_like(misfit)
-
-
-@pytree_dataclass
 class KnownPath(Accounting):
     """All factors stay: the state was observed at each of the levels."""
 
@@ -89,6 +71,18 @@ class KnownPath(Accounting):
 
     def last(self, misfit: jax.Array) -> jax.Array:
         return jnp.zeros_like(misfit)
+
+
+@pytree_dataclass
+class PathObservation(KnownPath):
+    """The last factor of a direction stays, and the likelihood is not used.
+
+    The posterior of a model whose state was observed as y_i at the level e_i, with
+    variance kappa (1 + e_i^2): that of the problem as kappa and the steps tend to 0.
+    """
+
+    def spent(self, now: Observation, next: Observation) -> jax.Array:
+        return now.active & next.active
 
 
 @pytree_dataclass

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.diffusion import Estimate, NoiseGrid, Renoise, ddpm
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.monte_carlo.accounting import Accounting, Filter, KnownPath
-from diffctl.solvers.monte_carlo.observation import Observation
+from diffctl.solvers.monte_carlo.observation import Observation, noisier_than_data
 from diffctl.solvers.monte_carlo.observed import ObservedParticles
 from diffctl.solvers.monte_carlo.resampling import ResampleAlways
 from diffctl.solvers.spectral import SpectralData
 
 PAPER_ETA = 0.85
-
 
 Path = Callable[[jax.Array, NoiseGrid, SpectralData], Observation]
 
@@ -36,13 +36,12 @@ def known_path(key: jax.Array, grid: NoiseGrid, data: SpectralData) -> Observati
     sigma, std = grid.sigma[:, None], data.std[None, :]
     variance = jnp.maximum(sigma**2 - std**2, 0)
     gaps = variance - jnp.append(variance[1:], jnp.zeros_like(variance[:1]), axis=0)
-    noise = jax.random.normal(key, variance.shape, variance.dtype)
-    increments = safe_sqrt(gaps) * noise
+    increments = safe_sqrt(gaps) * standard_normal(key, variance)
     path = data.y[None, :] + jnp.cumsum(increments[::-1], axis=0)[::-1]
     return Observation(
         centre=path,
         variance=jnp.zeros_like(path),
-        active=data.measured[None, :] & (sigma >= std) & (sigma > 0),
+        active=noisier_than_data(grid, data),
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffctl.diffusion import NoiseGrid, ddpm
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.monte_carlo.accounting import PathObservation, Released
-from diffctl.solvers.monte_carlo.observation import Observation
+from diffctl.solvers.monte_carlo.observation import Observation, noisier_than_data
 from diffctl.solvers.monte_carlo.observed import ObservedParticles
 from diffctl.solvers.monte_carlo.resampling import ResampleAlways
 from diffctl.solvers.spectral import SpectralData
@@ -99,7 +99,7 @@ class MCGdiff(ObservedParticles):
     def observations(self, key: jax.Array, data: SpectralData) -> Observation:
         sigma = self.grid.sigma[:, None]
         std = data.std[None, :]
-        active = data.measured[None, :] & (sigma >= std) & (sigma > 0)
+        active = noisier_than_data(self.grid, data)
         variance = sigma**2 - std**2 + self.kappa * (1 + std**2)
         return Observation(
             centre=jnp.broadcast_to(data.y[None, :], active.shape),

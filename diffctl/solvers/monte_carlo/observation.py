@@ -1,12 +1,14 @@
-"""Gaussian factors in the measured directions, at one noise level."""
+"""Gaussian factors in the measured directions, and where the signal has them."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffctl.diffusion import NoiseGrid
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.pytree import pytree_dataclass
+from diffctl.solvers.spectral import SpectralData
 
 
 @pytree_dataclass
@@ -32,3 +34,12 @@ class Observation:
         gain = spread / (spread + variance)
         drawn = x + gain * (self.centre - x) + safe_sqrt(gain * variance) * z
         return jnp.where(self.active, drawn, x + safe_sqrt(spread) * z)
+
+
+def noisier_than_data(grid: NoiseGrid, data: SpectralData) -> jax.Array:
+    """Return the levels s >= e_i of measured directions, but the clean one.
+
+    (T + 1, k) bool: there the noisy signal can be led to y_i, which is one at e_i.
+    """
+    sigma = grid.sigma[:, None]
+    return data.measured[None, :] & (sigma >= data.std[None, :]) & (sigma > 0)

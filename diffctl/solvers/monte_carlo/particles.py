@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from diffctl.core import Calls, DiffusionPrior, Solver, StepTrace
 from diffctl.diffusion import Ancestral, Estimate, OneCallStep
 from diffctl.numerics.batching import chunked_vmap
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers import driver
@@ -201,7 +202,7 @@ class ParticleSolver(LevelSolver):
         log_weights = carry.log_weights + outlooks.log_weight - settled
         chosen, kept = self.resampling(resample_key, log_weights)
         parents = jax.tree.map(lambda leaf: leaf[chosen], (carry.x, outlooks))
-        noise = jax.random.normal(move_key, carry.x.shape, carry.x.dtype)
+        noise = standard_normal(move_key, carry.x)
         moved, correction = jax.vmap(move)(parents[0], parents[1], noise)
         calls = jax.tree.map(lambda n: n * self.num_particles, self.calls_of_a_look)
         trace = StepTrace(

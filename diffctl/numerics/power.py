@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.randomized import randomized_eigh
 from diffctl.numerics.safe import safe_divide, safe_norm
 
@@ -43,7 +44,7 @@ def largest_eigenvalue(
         size = safe_norm(product)
         return safe_divide(product, size), size
 
-    v = jax.random.normal(key, like.shape, like.dtype)
+    v = standard_normal(key, like)
     v = safe_divide(v, safe_norm(v))
     _, sizes = lax.scan(body, v, None, length=num_steps)
     return lax.stop_gradient(jnp.asarray(sizes[-1]))

@@ -18,6 +18,7 @@ import numpy as np
 
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
+from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass, static
 
@@ -92,7 +93,7 @@ class GaussianPrior(NoisyDensityPrior):
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw a clean signal, (*shape)."""
-        noise = jax.random.normal(key, self.eigenvalues.shape, self.eigenvalues.dtype)
+        noise = standard_normal(key, self.eigenvalues)
         return self.mean + self._signal(jnp.sqrt(self.eigenvalues) * noise)
 
     def posterior(

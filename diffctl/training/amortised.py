@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.normal import standard_normal
 from diffctl.operators.base import NoiseModel, Operator, Problem, simulate
 from diffctl.priors.generative.amortised import with_features
 from diffctl.priors.preconditioning import EDMPreconditioning
@@ -81,7 +82,7 @@ class ConditionalFlowLoss:
     ) -> jax.Array:
         key_pairs, key_noise = jax.random.split(key)
         features = self.pairs.batch(key_pairs, images)
-        noise = jax.random.normal(key_noise, images.shape, images.dtype)
+        noise = standard_normal(key_noise, images)
 
         def example(x: jax.Array, f: jax.Array) -> jax.Array:
             return flow_energy(*net.inverse(x.reshape(-1), f.reshape(-1)))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.normal import standard_normal
 from diffctl.priors.generative.networks import confined_energy
 from diffctl.pytree import pytree_dataclass, static
 
@@ -58,7 +59,7 @@ class FlowLoss:
     def __call__(
         self, net: Any, key: jax.Array, images: jax.Array, labels: Any
     ) -> jax.Array:
-        noise = jax.random.normal(key, images.shape, images.dtype)
+        noise = standard_normal(key, images)
 
         def example(x: jax.Array) -> jax.Array:
             return flow_energy(*net.inverse(x.reshape(-1)))
@@ -90,7 +91,7 @@ class ScoreMatchingLoss:
         self, net: Any, key: jax.Array, images: jax.Array, labels: Any
     ) -> jax.Array:
         def example(x: jax.Array, key: jax.Array) -> jax.Array:
-            noise = jax.random.normal(key, x.shape, x.dtype)
+            noise = standard_normal(key, x)
             slope = jax.grad(lambda x: confined_energy(net, x, self.spread))(
                 x + self.sigma * noise
             )

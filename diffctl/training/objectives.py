@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffctl.numerics.normal import standard_normal
 from diffctl.priors.network import apply_preconditioned
 from diffctl.priors.preconditioning import EDMPreconditioning
 from diffctl.pytree import pytree_dataclass, static
@@ -40,7 +41,7 @@ class DenoisingLoss:
         """Return noise levels (N,) and standard normal noise for images (N, *shape)."""
         level_key, noise_key = jax.random.split(key)
         sigma = self._noise_levels(level_key, len(images), images.dtype)
-        return sigma, jax.random.normal(noise_key, images.shape, images.dtype)
+        return sigma, standard_normal(noise_key, images)
 
     def example(
         self, net: Any, x0: jax.Array, eps: jax.Array, sigma: jax.Array

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.dtypes import default_float
+
 
 def adjoint_of(f: Callable[[Any], Any], x_spec: Any) -> Callable[[Any], Any]:
     """Return the Hermitian adjoint of a linear function.
@@ -54,7 +56,7 @@ def linear_adjoint(
     """
     dtype = jnp.result_type(*jax.tree.leaves(y))
     if not jnp.issubdtype(dtype, jnp.inexact):
-        dtype = jnp.result_type(float)
+        dtype = default_float()
     x_spec = jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
     return adjoint_of(f, x_spec)(y)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.adjoint import linear_adjoint
+from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.krylov import least_squares_cg
 from diffctl.pytree import pytree_dataclass
 
@@ -56,7 +57,7 @@ class Operator(abc.ABC):
         """Return the shapes and dtypes of A(x), without computing it."""
         # A plain function is traced once; an operator that is called itself would be
         # traced, and printed with all of its arrays, every time.
-        return jax.eval_shape(_apply, self, jax.ShapeDtypeStruct(self.shape, float))
+        return jax.eval_shape(_apply, self, float_spec(self.shape))
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         """Return the composition x -> self(inner(x))."""

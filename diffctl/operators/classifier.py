@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 
+from diffctl.numerics.dtypes import float_spec
 from diffctl.operators.base import Operator
 from diffctl.operators.checks import require
 from diffctl.pytree import pytree_dataclass, static
@@ -32,7 +33,7 @@ class Classifier(Operator):
         if jax.tree_util.all_leaves([network]):
             network = jax.tree_util.Partial(network)
         operator = cls(network=network, shape=shape)
-        logits = jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, float))
+        logits = jax.eval_shape(operator, float_spec(shape))
         require(
             len(logits.shape) == 1,
             f"the network maps an image of shape {shape} to shape {logits.shape}; "

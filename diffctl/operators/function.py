@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.dtypes import float_spec
 from diffctl.operators.base import LinearOperator, Operator
 from diffctl.operators.checks import require
 from diffctl.pytree import pytree_dataclass, static
@@ -54,7 +55,7 @@ class LinearFunctionOperator(FunctionOperator, LinearOperator):
         operator = cls(function=function, arguments=arguments, shape=shape)
         remedy = "so it has no adjoint. Use FunctionOperator."
         try:
-            jax.eval_shape(operator.normal, jax.ShapeDtypeStruct(shape, float))
+            jax.eval_shape(operator.normal, float_spec(shape))
         except _NO_TRANSPOSE as error:
             raise ValueError(
                 f"{_name(function)} is not linear in its first argument, {remedy}"
@@ -82,7 +83,7 @@ def _require_accepts(
     function: Callable[..., Any], shape: tuple[int, ...], arguments: tuple[Any, ...]
 ) -> None:
     try:
-        jax.eval_shape(function, jax.ShapeDtypeStruct(shape, float), *arguments)
+        jax.eval_shape(function, float_spec(shape), *arguments)
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"{_name(function)} does not accept a signal of shape {shape} with "

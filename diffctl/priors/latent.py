@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior, EncodedPrior, SeverityPrior
+from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.safe import squared_norm
 from diffctl.priors.storage import read_model
 from diffctl.pytree import pytree_dataclass, static
@@ -131,7 +132,7 @@ class LatentDiffusionPrior(EncodedPrior):
         Raises:
             ValueError: encoder and decoder disagree about the shape of a latent.
         """
-        z = jax.ShapeDtypeStruct(latent.shape, float)
+        z = float_spec(latent.shape)
         image = jax.eval_shape(autoencoder.decode, z)
         found = jax.eval_shape(autoencoder.encode, image)
         if found.shape != latent.shape:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import diffctl
 from diffctl.control import Recompute, StorePullbacks
+from diffctl.numerics.compiled import memory_analysis
 from experiments.bench.iteration import doc_iteration
 from experiments.common.timing import interleaved
 
@@ -19,7 +20,7 @@ def measure(prior: Any, levels: tuple[int, ...]) -> list[dict[str, Any]]:
     for num_levels in levels:
         for linearisation in (Recompute(), StorePullbacks()):
             step, args = doc_iteration(prior, num_levels, 0, linearisation)
-            analysis = step.lower(*args).compile().memory_analysis()
+            analysis = memory_analysis(step.lower(*args))
             image = jnp.zeros(prior.shape).nbytes
             rows.append(
                 {

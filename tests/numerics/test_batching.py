@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffctl.numerics import chunked_vmap, computed_where
+from diffctl.numerics.compiled import memory_analysis
 from tests.tolerances import REORDER32
 
 
@@ -42,7 +43,7 @@ def test_chunks_need_less_memory():
 
     def temporaries(chunk_size):
         lowered = jax.jit(chunked_vmap(wide, chunk_size)).lower(np.ones((16, 64)))
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        return memory_analysis(lowered).temp_size_in_bytes
 
     assert temporaries(2) < 0.5 * temporaries(None)
 
@@ -102,4 +103,4 @@ def test_weights_are_not_copied_for_every_example():
 
     batched = jax.jit(jax.vmap(step, (0, 0, None)))
     lowered = batched.lower(np.ones(16, bool), x, weights)
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < weights.nbytes
+    assert memory_analysis(lowered).temp_size_in_bytes < weights.nbytes

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.dtypes import default_float
 from diffctl.pytree import pytree_dataclass
 
 _MOST_MOMENTS = 10  # beyond, the roots of the polynomial lose digits
@@ -109,7 +110,7 @@ class Orthonormal:
         detail = np.reshape(~corner, corner.shape + (1,) * (len(shape) - corner.ndim))
         return cls(
             levels=tuple(tuple(jnp.asarray(m) for m in level) for level in levels),
-            detail=jnp.asarray(detail, float),
+            detail=jnp.asarray(detail, default_float()),
         )
 
     def forward(self, x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.dtypes import default_float
 from diffctl.operators.base import Problem
 from diffctl.solvers.requirements import linear
 
@@ -17,7 +18,7 @@ def float_dtype(problem: Problem, prior: Any) -> Any:
     leaves = jax.tree.leaves((prior, problem))
     # The leaves themselves, not their dtypes: Python numbers adapt to the arrays.
     real = [x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.result_type(*real) if real else jnp.result_type(float)
+    return jnp.result_type(*real) if real else default_float()
 
 
 def normal_start(key: jax.Array, problem: Problem, prior: Any) -> jax.Array:

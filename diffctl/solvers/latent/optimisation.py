@@ -22,6 +22,7 @@ from diffctl.control import ComposedCost
 from diffctl.core import Calls, ConsistencyPrior, DiffusionPrior, StepTrace
 from diffctl.diffusion import Euler, NoiseGrid, OneCallStep, generate
 from diffctl.numerics.descent import Descent
+from diffctl.numerics.dtypes import default_float
 from diffctl.numerics.safe import squared_norm
 from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass, static
@@ -211,7 +212,7 @@ class ConsistencyCSGM(LatentOptimisation):
     @classmethod
     def one_step(cls, prior: ConsistencyPrior, **settings: Any) -> "ConsistencyCSGM":
         """Return the one-step generator f(sigma_max z, sigma_max) of a prior."""
-        return cls(sigma=jnp.asarray([prior.sigma_max], float), **settings)
+        return cls(sigma=jnp.asarray([prior.sigma_max], default_float()), **settings)
 
     def latent(self, prior: ConsistencyPrior) -> jax.ShapeDtypeStruct:
         shape = (*self.sigma.shape, *prior.shape)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from diffctl.core import Solver
+from diffctl.numerics.compiled import memory_analysis
 from diffctl.operators.base import Problem
 
 _COPIES = 4  # of all particles: now, chosen, noise, next
@@ -113,7 +114,7 @@ def _compiled_size(structure: Any, shapes: tuple[Any, ...]) -> int:
 
     carry, x = jax.eval_shape(begin, key, arguments)
     program = jax.jit(step, keep_unused=True).lower(carry, x, arguments)
-    memory: Any = program.compile().memory_analysis()
+    memory = memory_analysis(program)
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

@@ -211,7 +211,10 @@ class _Wide(DiffusionPrior):
 
 
 def test_the_forecast_follows_particles_and_chunks():
-    problem, prior = bed().problem(), _Wide(weights=jnp.ones((256, SIZE)), shape=(SIZE,))
+    problem, prior = (
+        bed().problem(),
+        _Wide(weights=jnp.ones((256, SIZE)), shape=(SIZE,)),
+    )
     few = forecast_memory(problem, prior, _ddsmc(num_particles=1000))
     many = forecast_memory(problem, prior, _ddsmc(num_particles=4000))
     chunked = forecast_memory(

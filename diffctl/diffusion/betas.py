@@ -10,12 +10,14 @@ A recipe is a few words in a file where the table would be a thousand numbers.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from diffctl.diffusion.discrete import DDPM
+from diffctl.diffusion.discrete import DDPM, check_num_steps
+from diffctl.numerics.counts import rounded_quotients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,23 +109,61 @@ def spaced_timesteps(
 ) -> np.ndarray:
     """Pick the training indices that a sampler of `num_steps` visits, noisiest first.
 
-    The three rules of huggingface/diffusers: "leading" takes every k-th index from 0,
-    "trailing" every k-th from the noisiest, "linspace" spreads over both ends.
+    The three rules of huggingface/diffusers for N indices and k steps, i < k:
+
+        leading    i (N // k) + offset     every stride-th from the offset
+        trailing   (i + 1) N / k - 1       down from the noisiest
+        linspace   i (N - 1) / (k - 1)     both ends; 0 alone for one step
+
+    rounded to whole numbers, of two equally near ones the even one, before 1 is taken
+    away. That is exact here. Rounding errors of diffusers move some of the indices that
+    are halfway by one, and give "trailing" an index too many, -1, for 62 of 1000 counts
+    (61 is the first).
+
+    Args:
+        num_timesteps: N, trained levels.
+        num_steps: k, from 1 to N.
+        spacing: the rule.
+        offset: of "leading"; the other rules do without, as there.
 
     Returns:
-        Decreasing integers, (num_steps,).
+        Strictly decreasing integers within 0..N - 1, (num_steps,).
 
     Raises:
-        ValueError: an unknown rule.
+        ValueError: an unknown rule, a number of steps that is not 1 to N, or an offset
+            that leads outside of the indices.
     """
-    if spacing == "leading":
-        stride = num_timesteps // num_steps
-        return np.arange(num_steps)[::-1] * stride + offset
-    if spacing == "trailing":
-        positions = np.arange(num_timesteps, 0, -num_timesteps / num_steps)
-        return np.rint(positions).astype(int) - 1
-    if spacing == "linspace":
-        return np.rint(np.linspace(0, num_timesteps - 1, num_steps))[::-1].astype(int)
-    raise ValueError(
-        f"spacing must be 'leading', 'trailing' or 'linspace'; got {spacing!r}."
-    )
+    check_num_steps(num_timesteps, num_steps, least=1)
+    if spacing not in SPACINGS:
+        raise ValueError(
+            f"spacing must be {', '.join(map(repr, SPACINGS))}; got {spacing!r}."
+        )
+    place = np.arange(num_steps)[::-1]
+    first = operator.index(offset) if spacing == "leading" else 0
+    index = SPACINGS[spacing](place, num_timesteps, num_steps) + first
+    room = num_timesteps - 1 - int(index[0] - first)
+    if not 0 <= first <= room:
+        raise ValueError(
+            f"offset must be 0 to {room} for {num_steps} of {num_timesteps} timesteps; "
+            f"got {offset}. Take fewer steps, or another spacing."
+        )
+    return index
+
+
+def _leading(place: np.ndarray, num_timesteps: int, num_steps: int) -> np.ndarray:
+    return place * (num_timesteps // num_steps)
+
+
+def _trailing(place: np.ndarray, num_timesteps: int, num_steps: int) -> np.ndarray:
+    return rounded_quotients((place + 1) * num_timesteps, num_steps) - 1
+
+
+def _linspace(place: np.ndarray, num_timesteps: int, num_steps: int) -> np.ndarray:
+    return rounded_quotients(place * (num_timesteps - 1), max(num_steps - 1, 1))
+
+
+SPACINGS: Mapping[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
+}

@@ -11,7 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diffctl.diffusion.schedules import Schedule, namespace
+from diffctl.diffusion.schedules import (
+    Schedule,
+    namespace,
+    require_levels,
+    require_times,
+)
 from diffctl.pytree import pytree_dataclass
 
 
@@ -21,7 +26,9 @@ class DDPM(Schedule):
 
     Index 0 is the least noisy trained level, -1 the clean signal. Between indices
     b = -log(alphas_cumprod) is interpolated linearly, so every index is exact and the
-    forward SDE (rate b_i - b_{i-1} on (i-1, i]) passes through all of them.
+    forward SDE (rate b_i - b_{i-1} on (i-1, i]) passes through all of them. There are
+    no levels beyond the last index: such times and levels are an error, and where they
+    are traced those of the last index.
 
     `integrated_rate` is b, (N,), increasing. It is stored instead of alphas_cumprod
     because 1 - alphas_cumprod loses three digits in float32 at the clean end.
@@ -74,7 +81,7 @@ class DDPM(Schedule):
         Raises:
             ValueError: fewer than 21 indices, where a beta would reach 1.
         """
-        stretch = 1000 / _at_least("num_timesteps", num_timesteps, 21)
+        stretch = 1000 / at_least("num_timesteps", num_timesteps, 21)
         return cls.from_betas(np.linspace(1e-4, 2e-2, num_timesteps) * stretch)
 
     @classmethod
@@ -86,9 +93,13 @@ class DDPM(Schedule):
         Raises:
             ValueError: `num_timesteps` < 1.
         """
-        u = np.arange(_at_least("num_timesteps", num_timesteps, 1) + 1) / num_timesteps
+        u = np.arange(at_least("num_timesteps", num_timesteps, 1) + 1) / num_timesteps
         target = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
         return cls.from_betas(np.minimum(1 - target[1:] / target[:-1], 0.999))
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        return self.clean_time, self.num_timesteps - 1.0
 
     @property
     def num_timesteps(self) -> int:
@@ -109,6 +120,7 @@ class DDPM(Schedule):
         return xp.exp(-self._rate_at(time) / 2)
 
     def time(self, sigma: Any) -> Any:
+        require_levels(self, sigma)
         xp = namespace(sigma, self.integrated_rate)
         rates = self._with_clean()
         index = xp.arange(rates.size, dtype=rates.dtype) - 1
@@ -118,6 +130,7 @@ class DDPM(Schedule):
         return -self.diffusion_squared(time) / 2
 
     def diffusion_squared(self, time: Any) -> Any:
+        require_times(self, time)
         xp = namespace(time, self.integrated_rate)
         # An index that comes back from `time` may exceed its integer by rounding.
         index = xp.ceil(xp.asarray(time) - 1e-3).astype(int)
@@ -125,6 +138,7 @@ class DDPM(Schedule):
         return rates[xp.clip(index, 0, self.num_timesteps - 1)]
 
     def _rate_at(self, time: Any) -> Any:
+        require_times(self, time)
         xp = namespace(time, self.integrated_rate)
         rates = self._with_clean()
         index = xp.arange(rates.size, dtype=rates.dtype) - 1
@@ -149,12 +163,7 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
     Raises:
         ValueError: `num_steps` outside 2..num_timesteps.
     """
-    _at_least("num_steps", num_steps, 2)
-    if num_steps > num_timesteps:
-        raise ValueError(
-            f"num_steps must be at most the {num_timesteps} trained levels; "
-            f"got {num_steps}."
-        )
+    check_num_steps(num_timesteps, num_steps, least=2)
     stride = (num_timesteps - 1) / (num_steps - 1)
     # A running sum, not i * stride: the two can round differently.
     positions = np.cumsum(np.r_[0.0, np.full(num_steps - 1, stride)])
@@ -173,7 +182,7 @@ def ddim_timesteps(num_timesteps: int, num_steps: int) -> np.ndarray:
     Raises:
         ValueError: no integer stride gives that many steps.
     """
-    _at_least("num_steps", num_steps, 1)
+    at_least("num_steps", num_steps, 1)
     for stride in range(1, num_timesteps + 1):
         if len(range(0, num_timesteps, stride)) == num_steps:
             return np.arange(0, num_timesteps, stride)
@@ -202,7 +211,18 @@ def respaced(schedule: DDPM, timesteps: Any) -> DDPM:
     return DDPM(integrated_rate=schedule.integrated_rate[index])
 
 
-def _at_least(name: str, value: int, least: int) -> int:
+def check_num_steps(num_timesteps: int, num_steps: int, *, least: int) -> None:
+    """Raise ValueError unless `num_steps` is from `least` to `num_timesteps`."""
+    at_least("num_steps", num_steps, least)
+    if num_steps > at_least("num_timesteps", num_timesteps, 1):
+        raise ValueError(
+            f"num_steps must be at most the {num_timesteps} trained levels; "
+            f"got {num_steps}."
+        )
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """Return an integer; raise ValueError if it is less than `least`."""
     if operator.index(value) < least:
         raise ValueError(f"{name} must be at least {least}; got {value}.")
     return value

@@ -1,18 +1,26 @@
 """Grids of noise levels, noisiest first and clean at the end.
 
 They are computed in NumPy float64 on the host and cast once to JAX's default float, so
-that no cancellation of the schedule's formulas reaches the device.
+that no cancellation of the schedule's formulas reaches the device. Levels that the cast
+would make equal, infinite or 0 are refused.
 """
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.diffusion.discrete import DDPM, respaced_timesteps
-from diffctl.diffusion.schedules import EDM, VP, Schedule, namespace
+from diffctl.diffusion.discrete import DDPM, at_least, respaced_timesteps
+from diffctl.diffusion.schedules import (
+    EDM,
+    VP,
+    Schedule,
+    namespace,
+    require_levels,
+    require_times,
+)
+from diffctl.numerics.precision import as_computed
 from diffctl.pytree import pytree_dataclass
 
 
@@ -47,9 +55,11 @@ class NoiseGrid:
             schedule: with host values (not traced).
 
         Raises:
-            ValueError: the levels do not decrease strictly, or are not positive.
+            ValueError: a time is not one of the schedule, or the levels do not decrease
+                strictly, are not positive, or not so in the default precision.
         """
         times = np.asarray(times, dtype=np.float64)
+        require_times(schedule, times)
         return cls._on_host(schedule.sigma(times), times, schedule)
 
     @classmethod
@@ -61,11 +71,13 @@ class NoiseGrid:
             schedule: gives scale and time; EDM (scale 1, time = sigma) if omitted.
 
         Raises:
-            ValueError: the levels do not decrease strictly, or are not positive.
+            ValueError: the schedule lacks a level, or the levels do not decrease
+                strictly, are not positive, or not so in the default precision.
         """
         sigmas = np.asarray(sigmas, dtype=np.float64)
         schedule = EDM() if schedule is None else schedule
         _check_levels(sigmas)
+        require_levels(schedule, sigmas)
         return cls._on_host(sigmas, schedule.time(sigmas), schedule)
 
     @classmethod
@@ -150,7 +162,7 @@ def uniform(
     Raises:
         ValueError: `num_steps` < 1 or times that are not decreasing in noise.
     """
-    _check_steps(num_steps)
+    at_least("num_steps", num_steps, 1)
     return NoiseGrid.from_times(np.linspace(time_max, time_min, num_steps), schedule)
 
 
@@ -197,15 +209,26 @@ def _check_levels(sigmas: np.ndarray) -> None:
             "noise levels must be finite, positive and strictly decreasing, without "
             f"the clean level at the end; got {sigmas!r}."
         )
+    stored = as_computed(sigmas)
+    kept = (stored > 0) & (stored < np.inf)
+    kept[1:] &= stored[1:] < stored[:-1]
+    if not np.all(kept):
+        i = int(np.argmin(kept))
+        raise ValueError(
+            f"noise levels must be finite, positive and strictly decreasing also in "
+            f"{stored.dtype}, where level {i} of the grid, {float(sigmas[i])!r}, "
+            f"becomes {stored[i]}{_same_as_before(sigmas, stored, i)}. Space the "
+            "levels more widely, or set jax_enable_x64."
+        )
 
 
-def _check_steps(num_steps: int) -> None:
-    if operator.index(num_steps) < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}.")
+def _same_as_before(sigmas: np.ndarray, stored: np.ndarray, i: int) -> str:
+    same = i > 0 and stored[i] == stored[i - 1]
+    return f", as the one before, {float(sigmas[i - 1])!r}" if same else ""
 
 
 def _check_range(num_steps: int, sigma_min: float, sigma_max: float) -> None:
-    _check_steps(num_steps)
+    at_least("num_steps", num_steps, 1)
     if not 0 < sigma_min < sigma_max < np.inf:
         raise ValueError(
             "noise levels need 0 < sigma_min < sigma_max; got "

@@ -10,6 +10,7 @@ NumPy float64 (this is how grids are built); with JAX arguments they trace.
 """
 
 import abc
+import math
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -33,6 +34,11 @@ class Schedule(abc.ABC):
     """
 
     clean_time: ClassVar[float] = 0.0
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """The least and the most noisy time; infinite where there is no end."""
+        return -math.inf, math.inf
 
     @abc.abstractmethod
     def sigma(self, time: Any) -> Any:
@@ -65,6 +71,10 @@ class VP(Schedule):
 
     beta_min: Any = 0.1
     beta_max: Any = 20.0
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
     def sigma(self, time: Any) -> Any:
         xp = namespace(time, self.beta_min, self.beta_max)
@@ -104,6 +114,10 @@ class VE(Schedule):
     sigma_min: Any = 0.01
     sigma_max: Any = 378.0
 
+    @property
+    def time_range(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
     def sigma(self, time: Any) -> Any:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** time
 
@@ -129,6 +143,10 @@ class VE(Schedule):
 class EDM(Schedule):
     """The schedule of EDM: the time is the noise level, the scale is 1."""
 
+    @property
+    def time_range(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
     def sigma(self, time: Any) -> Any:
         return time
 
@@ -143,3 +161,51 @@ class EDM(Schedule):
 
     def diffusion_squared(self, time: Any) -> Any:
         return 2 * time
+
+
+# Levels and times may have been rounded to float32 on their way.
+_ROUNDING = 1e-6
+
+
+def require_times(schedule: Schedule, times: Any) -> None:
+    """Raise ValueError if `schedule` lacks a time; tracers are not looked at."""
+    if _traced(schedule, times):
+        return
+    low, high = schedule.time_range
+    slack = _ROUNDING * (high - low) if math.isfinite(high - low) else 0.0
+    _require_inside("times", schedule, times, (low, high), (low - slack, high + slack))
+
+
+def require_levels(schedule: Schedule, sigmas: Any) -> None:
+    """Raise ValueError if `schedule` lacks a level; tracers are not looked at."""
+    if _traced(schedule, sigmas):
+        return
+    low, high = (
+        float(schedule.sigma(end)) if math.isfinite(end) else end
+        for end in schedule.time_range
+    )
+    limits = low * (1 - _ROUNDING), high * (1 + _ROUNDING)
+    _require_inside("noise levels", schedule, sigmas, (low, high), limits)
+
+
+def _traced(*trees: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _require_inside(
+    what: str,
+    schedule: Schedule,
+    values: Any,
+    ends: tuple[float, float],
+    limits: tuple[float, float],
+) -> None:
+    values = np.atleast_1d(np.asarray(values, np.float64))
+    outside = values[~((limits[0] <= values) & (values <= limits[1]))]
+    if outside.size:
+        name, (low, high) = type(schedule).__name__, ends
+        more = f" and {outside.size - 3} more" if outside.size > 3 else ""
+        raise ValueError(
+            f"{what} {outside[:3].tolist()}{more} are outside of the schedule {name}, "
+            f"which has {what} from {low:g} to {high:g}. Choose them inside, or a "
+            "schedule that has them: EDM() has all levels."
+        )

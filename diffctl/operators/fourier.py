@@ -7,6 +7,7 @@ drawn with the low frequencies in the middle go through `jnp.fft.ifftshift` firs
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.counts import part_of
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.pytree import pytree_dataclass, static
@@ -147,7 +148,8 @@ def column_mask(
     """Draw a mask (height, width) of whole columns: Cartesian undersampling.
 
     The lowest `center_fraction` of the column frequencies are always sampled, the rest
-    uniformly at random, round(keep_fraction * width) columns together.
+    uniformly at random, round(keep_fraction * width) columns together (halves to the
+    even number).
     """
     require(
         0 <= center_fraction <= keep_fraction <= 1,
@@ -156,9 +158,12 @@ def column_mask(
     )
     frequency = jnp.abs(jnp.fft.fftfreq(width))
     score = jax.random.uniform(key, (width,)) + 1
-    in_center = jnp.argsort(jnp.argsort(frequency)) < round(center_fraction * width)
+    num_center, num_kept = (
+        round(part_of(width, fraction)) for fraction in (center_fraction, keep_fraction)
+    )
+    in_center = jnp.argsort(jnp.argsort(frequency)) < num_center
     rank = jnp.argsort(jnp.argsort(jnp.where(in_center, frequency, score)))
-    columns = jnp.where(rank < round(keep_fraction * width), 1.0, 0.0)
+    columns = jnp.where(rank < num_kept, 1.0, 0.0)
     return jnp.broadcast_to(columns[None, :], (height, width))
 
 

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 
 from diffctl.operators.checks import require
 
+# Below, all but the nearest pixels weigh less than the smallest float64: the kernel no
+# longer changes, and the logarithms of its weights stay finite.
+_NARROWEST_STD = 0.02
+
 
 def gaussian_taps(size: int, std: float) -> jax.Array:
     """Return a sampled 1-D Gaussian, (size,), centred at (size - 1) / 2, sum 1."""
@@ -16,8 +20,9 @@ def gaussian_taps(size: int, std: float) -> jax.Array:
         f"std is {std}; expected a positive standard deviation in pixels.",
     )
     offset = jnp.arange(size) - (size - 1) / 2
-    weights = jnp.exp(-0.5 * (offset / std) ** 2)
-    return weights / weights.sum()
+    # Even sizes have no pixel in the centre: without the shift of a softmax all weights
+    # of a narrow kernel would be 0.
+    return jax.nn.softmax(-0.5 * (offset / max(std, _NARROWEST_STD)) ** 2)
 
 
 def gaussian_kernel(size: int, std: float) -> jax.Array:

@@ -1,8 +1,11 @@
 """Operators that keep or drop single pixels."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.counts import part_of
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.pytree import pytree_dataclass, static
@@ -120,7 +123,8 @@ class Mask(SpectralOperator):
     ) -> "Mask":
         """Hide floor(H W drop_fraction) pixels, drawn without replacement.
 
-        A pixel is dropped in all its channels.
+        A pixel is dropped in all its channels. The product is that of the fraction
+        which the number stands for: 0.29 of 100 pixels are 29.
         """
         require_image_shape(shape)
         require(
@@ -130,7 +134,9 @@ class Mask(SpectralOperator):
         )
         num_pixels = shape[0] * shape[1]
         rank = jax.random.permutation(key, num_pixels).reshape(shape[:2])
-        return cls.from_array(rank >= int(num_pixels * drop_fraction), shape)
+        # A number that stands for 1 hides all pixels but one, as it is less than 1.
+        hidden = min(math.floor(part_of(num_pixels, drop_fraction)), num_pixels - 1)
+        return cls.from_array(rank >= hidden, shape)
 
     @classmethod
     def half(cls, shape: tuple[int, int, int]) -> "Mask":

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.counts import shrunk
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.operators.separable import Separable
@@ -106,7 +107,7 @@ class BicubicSuperResolution(Separable):
 
 def bicubic_matrix(size: int, factor: float) -> np.ndarray:
     """Return the matrix (ceil(size / factor), size) that shrinks a signal."""
-    small = math.ceil(size / factor)
+    small = math.ceil(shrunk(size, factor))
     center = factor * np.arange(small) + (factor - 1) / 2
     reach = math.ceil(2 * factor) + 1
     taps = np.floor(center)[:, None].astype(int) + np.arange(-reach, reach + 1)

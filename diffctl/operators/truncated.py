@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.precision import as_computed
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require
 from diffctl.pytree import pytree_dataclass, static
@@ -38,10 +39,11 @@ class Truncated(SpectralOperator):
         their blurs have a largest singular value near 1. They also measure with the
         truncated operator; measuring with `operator` itself is the honest test.
         """
+        computed = as_computed(cutoff)
         require(
-            0 <= cutoff < 1,
-            f"cutoff is {cutoff}; expected 0 <= cutoff < 1, a fraction of the largest "
-            "singular value.",
+            0 <= cutoff < 1 and bool(computed < 1),
+            f"cutoff is {cutoff}, {computed} in {computed.dtype}; expected "
+            "0 <= cutoff < 1, a fraction of the largest singular value.",
         )
         return cls(
             operator=operator, cutoff=jnp.asarray(float(cutoff)), shape=operator.shape

@@ -19,6 +19,7 @@ import numpy as np
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.numerics.normal import standard_normal
+from diffctl.numerics.precision import as_computed
 from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass, static
 
@@ -50,7 +51,7 @@ class GaussianPrior(NoisyDensityPrior):
         """
         mean = np.asarray(mean, dtype=np.float64)
         covariance = np.asarray(covariance, dtype=np.float64)
-        if not np.all(np.isfinite(mean)):
+        if not np.all(np.isfinite(as_computed(mean))):
             raise ValueError("mean has non-finite entries.")
         _check_covariance(covariance, mean.size)
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
@@ -176,7 +177,7 @@ def _check_covariance(covariance: np.ndarray, size: int) -> None:
             f"covariance must have shape {(size, size)}, the square of the size of the "
             f"mean; got {covariance.shape}."
         )
-    if not np.all(np.isfinite(covariance)):
+    if not np.all(np.isfinite(as_computed(covariance))):
         raise ValueError("covariance has non-finite entries.")
     largest = np.max(np.abs(covariance), initial=0.0)
     if not np.allclose(covariance, covariance.T, rtol=0, atol=1e-6 * largest):

@@ -17,6 +17,7 @@ import numpy as np
 
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
+from diffctl.numerics.precision import as_computed
 from diffctl.priors.mixture import normalised_log
 from diffctl.pytree import pytree_dataclass, static
 
@@ -54,10 +55,12 @@ class IsotropicMixturePrior(NoisyDensityPrior):
                 "weights and means must have one entry for each of at least one "
                 f"component; got the shapes {weights.shape} and {means.shape}."
             )
-        if not (np.all(np.isfinite(means)) and 0 < std < math.inf):
+        computed, places = as_computed(std), as_computed(means)
+        if not (np.all(np.isfinite(places)) and 0 < computed < math.inf):
             raise ValueError(
-                f"means must be finite and std positive; std is {std!r}, and "
-                f"{np.sum(~np.isfinite(means))} entries of means are not finite."
+                f"means must be finite and std positive, also in {computed.dtype}; std "
+                f"is {std!r}, {computed} there, and {np.sum(~np.isfinite(places))} "
+                "entries of means are not finite."
             )
         return cls(
             log_weights=jnp.asarray(normalised_log(weights)),

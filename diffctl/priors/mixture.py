@@ -28,13 +28,16 @@ def normalised_log(weights: Any) -> np.ndarray:
         ValueError: a weight is negative or not finite, or all are 0.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    total = weights.sum()
-    if not (np.all(weights >= 0) and 0 < total < math.inf):
+    largest = weights.max(initial=0.0)
+    if not (np.all(weights >= 0) and 0 < largest < math.inf):
         raise ValueError(
             f"weights must be finite, non-negative and not all 0; got {weights!r}."
         )
+    # By a power of two, which is exact: sums of huge weights would be infinite, and
+    # quotients of tiny ones inexact.
+    weights = np.ldexp(weights, -np.frexp(largest)[1])
     with np.errstate(divide="ignore"):
-        return np.log(weights / total)
+        return np.log(weights / weights.sum())
 
 
 @pytree_dataclass

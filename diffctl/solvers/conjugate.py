@@ -30,6 +30,7 @@ import numpy as np
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import (
+    DDPM,
     VE,
     VP,
     Euler,
@@ -38,6 +39,7 @@ from diffctl.diffusion import (
     OneCallStep,
     Schedule,
 )
+from diffctl.diffusion.schedules import require_levels
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.levels import Levels, LevelSolver, estimate_with_pullback
@@ -133,12 +135,16 @@ class ConjugateGuidance(LevelSolver):
         """Return what measured directions add to the unmeasured step, (*shape)."""
 
     def check(self, problem: Problem, prior: DiffusionPrior) -> None:
-        """Raise TypeError for a schedule that never reaches the clean level."""
+        """Refuse a schedule without the clean level, or without one of the grid's."""
         if isinstance(self.schedule, VE):
             raise TypeError(
                 f"{type(self).__name__} needs the time of the clean level, which VE "
                 "does not have. Use VP() or EDM()."
             )
+        tilted = isinstance(self.tilt, jax.core.Tracer) or np.any(np.asarray(self.tilt))
+        if isinstance(self.schedule, DDPM) and tilted:
+            # Traced, it would give all levels beyond the last the time of that one.
+            require_levels(self.schedule, self.grid.sigma)
         super().check(problem, prior)
 
     def start(

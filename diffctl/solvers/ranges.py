@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from diffctl.numerics.precision import as_computed
+
 
 class Range(NamedTuple):
     """The numbers from `low` to `high`, and how an error calls them."""
@@ -69,14 +71,17 @@ def check_ranges(solver: Any) -> None:
 def check_setting(owner: str, name: str, value: Any) -> None:
     """Raise ValueError if a setting of `owner` is out of its range or NaN.
 
-    Tracers are not looked at.
+    It has to be in it in the precision of the computation, too. Tracers are not looked
+    at.
     """
     if isinstance(value, jax.core.Tracer):
         return
     low, high, words = RANGES[name]
-    numbers = np.asarray(value)
-    if not np.all((low <= numbers) & (numbers <= high)):
-        raise ValueError(f"{name} of {owner} is {value}; expected {words}.")
+    computed = as_computed(value)
+    rounded = f", which becomes {computed} in {computed.dtype}"
+    for numbers, note in ((np.asarray(value), ""), (computed, rounded)):
+        if not np.all((low <= numbers) & (numbers <= high)):
+            raise ValueError(f"{name} of {owner} is {value}{note}; expected {words}.")
 
 
 def _settings(owner: Any) -> Iterator[tuple[Any, str, Any]]:

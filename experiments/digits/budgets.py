@@ -15,7 +15,7 @@ from experiments.common.solving import count_calls
 OWN = "own"
 
 # Fewer noise levels are no diffusion; grids that divide 1000 levels take these two.
-_FEWEST, _NEXT = 4, 5
+_FEWEST, _NEXT = 4, 5  # neighbours, so that their calls differ by those of a step
 
 
 def _doc(task: str, steps: int | None) -> Solver:
@@ -64,10 +64,10 @@ def solver_within(budget: str, name: str, task: str) -> Solver | None:
         return count_calls(build(task, steps), choice.adapt).calls
 
     fewest = calls(_FEWEST)
-    per_step = (calls(_NEXT) - fewest) / (_NEXT - _FEWEST)
+    per_step = calls(_NEXT) - fewest
     if fewest > int(budget) or not per_step:
         return None
-    most = _FEWEST + int((int(budget) - fewest) / per_step)
+    most = _FEWEST + (int(budget) - fewest) // per_step
     return _with_most_steps(lambda steps: build(task, steps), most)
 
 

@@ -1,9 +1,11 @@
 """Recipes for discrete schedules against their definitions."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from diffctl.diffusion.betas import RECIPES, Betas, spaced_timesteps
+from diffctl.diffusion.betas import RECIPES, SPACINGS, Betas, spaced_timesteps
 from diffctl.diffusion.discrete import DDPM
 from tests.tolerances import EXACT64
 
@@ -64,3 +66,75 @@ def test_spacings_by_hand():
     assert trailing.tolist() == [9, 7, 5, 3, 1]
     linspace = spaced_timesteps(10, 4, spacing="linspace")
     assert linspace.tolist() == [9, 6, 3, 0]
+
+
+def _by_fractions(spacing, total, count):
+    """Return the documented positions, exactly, rounded half to even."""
+    places = range(count)[::-1]
+    if spacing == "leading":
+        return [i * (total // count) for i in places]
+    if spacing == "trailing":
+        return [round(Fraction((i + 1) * total, count)) - 1 for i in places]
+    return [round(Fraction(i * (total - 1), max(count - 1, 1))) for i in places]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_count_of_1000_is_exact(spacing):
+    for count in range(1, 1001):
+        found = spaced_timesteps(1000, count, spacing=spacing)
+        assert found.tolist() == _by_fractions(spacing, 1000, count)
+        assert found.shape == (count,) and np.all(np.diff(found) < 0)
+        assert found[0] <= 999 and found[-1] >= 0
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 50, 61, 128])
+def test_every_count_and_offset_of_shorter_schedules(total):
+    for count in range(1, total + 1):
+        for spacing in SPACINGS:
+            found = spaced_timesteps(total, count, spacing=spacing)
+            assert found.tolist() == _by_fractions(spacing, total, count)
+        leading = spaced_timesteps(total, count)
+        for offset in range(total - leading[0]):
+            found = spaced_timesteps(total, count, offset=offset)
+            np.testing.assert_array_equal(found, leading + offset)
+        with pytest.raises(ValueError, match="offset must be 0 to"):
+            spaced_timesteps(total, count, offset=total - leading[0])
+
+
+def test_counts_that_diffusers_spaces_well():
+    """Indices of DDIMScheduler and DDPMScheduler in diffusers 0.42.1."""
+    seven = spaced_timesteps(1000, 7, offset=1).tolist()
+    assert seven == [853, 711, 569, 427, 285, 143, 1]
+    seven = spaced_timesteps(1000, 7, spacing="trailing").tolist()
+    assert seven == [999, 856, 713, 570, 428, 285, 142]
+    seven = spaced_timesteps(1000, 7, spacing="linspace").tolist()
+    assert seven == [999, 832, 666, 500, 333, 166, 0]
+    # "trailing" and "linspace" leave the offset of a configuration unread.
+    three = spaced_timesteps(1000, 3, spacing="trailing", offset=1)
+    assert three.tolist() == [999, 666, 332]
+    one = [spaced_timesteps(1000, 1, spacing=s).tolist() for s in SPACINGS]
+    assert one == [[0], [999], [0]]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    ("total", "count", "message"),
+    [
+        (1000, 0, "num_steps must be at least 1; got 0"),
+        (1000, -3, "num_steps must be at least 1; got -3"),
+        (1000, 1001, "at most the 1000 trained levels; got 1001"),
+        (0, 1, "num_timesteps must be at least 1; got 0"),
+    ],
+)
+def test_impossible_counts_are_named(spacing, total, count, message):
+    with pytest.raises(ValueError, match=message):
+        spaced_timesteps(total, count, spacing=spacing)
+
+
+def test_impossible_offsets_are_named():
+    for count, offset in ((1000, 1), (500, 2), (10, 100), (10, -1)):
+        with pytest.raises(ValueError, match=f"offset must be 0 to .*got {offset}"):
+            spaced_timesteps(1000, count, offset=offset)
+    assert spaced_timesteps(1000, 500, offset=1)[0] == 999
+    with pytest.raises(TypeError, match="integer"):
+        spaced_timesteps(1000, 2.5)

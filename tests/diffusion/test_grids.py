@@ -8,9 +8,11 @@ import pytest
 
 from diffctl.diffusion import (
     DDPM,
+    EDM,
     VE,
     VP,
     NoiseGrid,
+    Schedule,
     ddpm,
     geometric,
     karras,
@@ -105,8 +107,91 @@ def test_pairs_are_scan_inputs():
         (lambda: ddpm(10, VP()), TypeError, "DDPM schedule; got VP"),
         (lambda: NoiseGrid.from_sigmas([1.0, np.nan]), ValueError, "finite"),
         (lambda: NoiseGrid.from_sigmas([1.0, 0.0]), ValueError, "positive"),
+        (lambda: uniform(5, DDPM.linear(), 1000, 0), ValueError, r"times \[1000.0\]"),
+        (lambda: uniform(5, DDPM.linear(), 9, -2), ValueError, "DDPM.* -1 to 999"),
+        (lambda: vp_uniform(3, time_max=1.5), ValueError, r"times \[1.5\].* VP"),
+        (lambda: uniform(3, VE(), 0.5, -0.5), ValueError, r"times \[-0.5\].* VE"),
+        (lambda: NoiseGrid.from_times([np.nan], VP()), ValueError, "nan"),
     ],
 )
 def test_bad_values_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sigmas", "message"),
+    [
+        (DDPM.linear(), [200.0, 1.0], r"\[200.0\] are outside of the schedule DDPM"),
+        (DDPM.linear(), [5e3, 4e3, 3e3, 2e3, 1.0], r"\[5000.0, .*\] and 1 more"),
+        (DDPM.linear(50), [1e6], "DDPM, which has noise levels from 0 to"),
+        (VP(), [153.0, 1.0], r"\[153.0\] .* VP, .* from 0 to 152.167"),
+        (VE(), [400.0, 1.0], "VE, .* from 0.01 to 378"),
+        (VE(), [1.0, 0.002], r"\[0.002\] .* VE"),
+    ],
+)
+def test_levels_outside_of_the_schedule_are_named(schedule, sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseGrid.from_sigmas(sigmas, schedule)
+
+
+@pytest.mark.parametrize("schedule", [DDPM.linear(), VP(), VE()], ids=str)
+def test_ends_of_a_schedule_survive_rounding(schedule):
+    high = schedule.time_range[1]
+    top = float(schedule.sigma(high))
+    for first in (top, float(np.float32(top)), top * (1 + 2e-7), top * (1 - 2e-7)):
+        grid = NoiseGrid.from_sigmas([first, 1.0], schedule)
+        np.testing.assert_allclose(grid.time[0], high, **EXACT32)
+        np.testing.assert_allclose(grid.scale[0], schedule.scale(high), **EXACT32)
+    again = NoiseGrid.from_times(
+        schedule.time(schedule.sigma(np.array([high]))), schedule
+    )
+    np.testing.assert_allclose(again.sigma[0], top, **EXACT32)
+    # A level between the clean one and the first that was trained.
+    if isinstance(schedule, DDPM):
+        assert NoiseGrid.from_times([999, -0.5], schedule).sigma[1] < 0.01
+        tiny = NoiseGrid.from_sigmas([1.0, 1e-9], schedule)
+        np.testing.assert_allclose(tiny.scale[1], 1.0, **EXACT32)
+
+
+def test_a_schedule_of_ones_own_may_have_any_times():
+    class Log(EDM):
+        time_range = Schedule.time_range
+
+        def sigma(self, time):
+            return np.exp(time)
+
+        def time(self, sigma):
+            return np.log(sigma)
+
+    grid = NoiseGrid.from_sigmas([1e4, 1.0, 1e-4], Log())
+    np.testing.assert_allclose(grid.time[:3], np.log([1e4, 1, 1e-4]), **EXACT32)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([1e39, 1.0], r"float32, where level 0 of the grid, 1e\+39, becomes inf"),
+        ([1.0, 1e-40], "level 1 of the grid, 1e-40, becomes 0.0"),
+        ([1.0, 1e-50], "becomes 0.0"),
+        ([2.0, 1.0 + 1e-9, 1.0], "level 2 .* 1.0, becomes 1.0, as the one before, 1.0"),
+        ([1e40, 1e39], "level 0"),
+    ],
+)
+def test_levels_that_float32_cannot_hold_are_named(sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseGrid.from_sigmas(sigmas)
+    with jax.enable_x64(True):
+        grid = NoiseGrid.from_sigmas(sigmas)
+        np.testing.assert_array_equal(grid.sigma[:-1], sigmas)
+
+
+def test_crowded_grids_are_refused_however_they_are_built():
+    for build in (
+        lambda: karras(10_000, 1.0, 1.0 + 1e-4),
+        lambda: geometric(10_000, 1.0, 1.0 + 1e-4),
+        lambda: uniform(10_000, DDPM.linear(), 500.0, 499.9),
+        lambda: geometric(3, 1e-44, 1.0),
+    ):
+        with pytest.raises(ValueError, match="in float32"):
+            build()

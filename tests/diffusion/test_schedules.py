@@ -125,11 +125,34 @@ def test_respaced_timesteps_golden():
     assert respaced_timesteps(1000, 1000).tolist() == list(range(1000))
 
 
+@pytest.mark.parametrize("total", [2, 3, 250, 1000, 4000])
+def test_every_respaced_count_has_distinct_indices_and_both_ends(total):
+    for count in range(2, min(total, 1000) + 1):
+        found = respaced_timesteps(total, count)
+        assert found.shape == (count,) and np.all(np.diff(found) > 0)
+        assert found[0] == 0 and found[-1] == total - 1
+
+
 def test_ddim_timesteps():
     assert ddim_timesteps(1000, 50).tolist() == list(range(0, 1000, 20))
     assert ddim_timesteps(1000, 3).tolist() == [0, 334, 668]
     with pytest.raises(ValueError, match="no integer stride"):
         ddim_timesteps(1000, 600)
+
+
+def test_indices_have_no_levels_beyond_the_last():
+    """Not those of the last index: scale and sigma would belong to another point."""
+    schedule, top = DDPM.linear(), float(DDPM.linear().sigma(999))
+    for call in (schedule.sigma, schedule.scale, schedule.diffusion_squared):
+        for time in (1000.0, -1.5, [0.0, 1e4], jnp.asarray(1000.0), np.nan):
+            with pytest.raises(ValueError, match="outside of the schedule DDPM"):
+                call(time)
+    with pytest.raises(ValueError, match=r"\[158.0\] are outside .* 0 to 157.407"):
+        schedule.time(158.0)
+    assert schedule.time(0.0) == -1
+    # Rounded to float32, or by the way there and back.
+    assert schedule.time(np.nextafter(np.float32(top), np.float32(1e9))) == 999
+    assert schedule.sigma(999 + 1e-12) == top
 
 
 def test_respaced_chain_recomputes_its_betas():

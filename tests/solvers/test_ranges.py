@@ -65,6 +65,14 @@ KEY = jax.random.key(2)
             "kappa of MCGdiff is 0.0; expected a positive number",
         ),
         (
+            DAPS(grid=grid(), sampler=UnderdampedLangevin(momentum=1 - 1e-12)),
+            "momentum of .* becomes 1.0 in float32; expected a number from 0 to below",
+        ),
+        (
+            PiGDM(grid=grid(), signal_std=1e-50),
+            "signal_std of PiGDM is 1e-50, which becomes 0.0 in float32; expected a pos",
+        ),
+        (
             TDS(grid=grid(), num_particles=0),
             "num_particles of TDS is 0; expected at least 1",
         ),

@@ -1,19 +1,26 @@
 """Conditions that the factories of regularisers ask of their arguments."""
 
-import math
 from typing import Any
 
 import jax
+import numpy as np
+
+from diffctl.numerics.precision import as_computed
 
 
 def check_weight(weight: Any) -> None:
-    """Raise ValueError unless a weight, if it is a number, is positive and finite."""
+    """Raise ValueError unless a weight, if it is a number, is positive and finite.
+
+    It has to be so in the precision of the computation, too.
+    """
     if isinstance(weight, jax.core.Tracer):
         return
-    if not (float(weight) > 0 and math.isfinite(weight)):
+    computed = as_computed(weight)
+    if not 0 < computed < np.inf:
         raise ValueError(
-            f"weight is {weight}; expected a positive finite number, the factor of the "
-            "regulariser in -log p(y | x) + weight * R(x)."
+            f"weight is {weight}, {computed} in {computed.dtype}; expected a positive "
+            "finite number, the factor of the regulariser in "
+            "-log p(y | x) + weight * R(x)."
         )
 
 

@@ -77,7 +77,7 @@ class Orthonormal:
             num_axes: the transform is along the first ones.
             moments: 1 to 10; filters have twice as many taps.
             num_levels: how often the averages are halved; by default as long as sizes
-                are even and 4 or more are left.
+                are even and 4 or more are left, but at least once.
 
         Raises:
             ValueError: sizes that cannot be halved so often, or no such wavelet.
@@ -86,8 +86,12 @@ class Orthonormal:
         if not 1 <= moments <= _MOST_MOMENTS:
             raise ValueError(f"moments is {moments}; expected 1 to {_MOST_MOMENTS}.")
         most = min(_halvings(n, 1) for n in sizes)
+        if not most:
+            raise ValueError(
+                f"sizes {sizes} cannot be halved: expected even ones. Pad the signal."
+            )
         if num_levels is None:
-            num_levels = min(_halvings(n, _SMALLEST_CORNER) for n in sizes)
+            num_levels = max(min(_halvings(n, _SMALLEST_CORNER) for n in sizes), 1)
         if not 1 <= num_levels <= most:
             raise ValueError(
                 f"num_levels is {num_levels}; sizes {sizes} can be halved 1 to {most} "

@@ -13,15 +13,16 @@ little; (2) does without s_y, up to the scale of w.
 """
 
 import dataclasses
-import math
 from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from diffctl.core import QuadraticPrior
+from diffctl.numerics.precision import as_computed
 from diffctl.numerics.vectors import from_vector, to_vector, vector_size
 from diffctl.operators.base import Problem
 from diffctl.solvers.classical.tikhonov import Tikhonov
@@ -63,19 +64,22 @@ def tune_weight_by_discrepancy(
     regularization, 1966.
     """
     solver = Tikhonov() if solver is None else solver
-    if not 0 < least < most < math.inf:
+    ends = as_computed([least, most])
+    if not 0 < ends[0] < ends[1] < np.inf:
         raise ValueError(
-            f"least is {least} and most is {most}; expected 0 < least < most, both "
-            "finite. The search is on a logarithmic scale, so let them be far apart."
+            f"least is {least} and most is {most}, {ends} in {ends.dtype}; expected "
+            "0 < least < most, both finite. The search is on a logarithmic scale, so "
+            "let them be far apart."
         )
     check_inputs(problem, prior, solver)
-    ends = [
+    misfits = [
         float(_misfit(problem, _changed(prior, weight=w), solver))
         for w in (least, most)
     ]
-    if not ends[0] <= 1 <= ends[1]:
+    if not misfits[0] <= 1 <= misfits[1]:
         raise ValueError(
-            f"the misfit is {ends[0]:.3g} with weight {least:g} and {ends[1]:.3g} with "
+            f"the misfit is {misfits[0]:.3g} with weight {least:g} and "
+            f"{misfits[1]:.3g} with "
             f"{most:g}; expected 1 in between, where the noise explains it. Above 1 "
             "the noise is stronger than its std says, or the operator is another one; "
             "below 1 it is weaker. Correct the std, or move `least` and `most`."
@@ -116,7 +120,8 @@ def tune_weight_by_cross_validation(
     """
     solver = Tikhonov() if solver is None else solver
     weights = jnp.asarray(weights)
-    if weights.ndim != 1 or not weights.size or not bool(jnp.all(weights > 0)):
+    positive = bool(jnp.all((weights > 0) & jnp.isfinite(weights)))
+    if weights.ndim != 1 or not weights.size or not positive:
         raise ValueError(
             f"weights is {weights} with shape {weights.shape}; expected positive "
             "numbers in a row, such as jnp.logspace(-3, 3, 25)."

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.diffusion import NoiseGrid, NoiseLevel
+from diffctl.numerics.precision import as_computed
 from diffctl.pytree import pytree_dataclass
 
 
@@ -27,19 +28,22 @@ class GibbsSchedule:
         """Go down `grid` to the clean level once for each of `couplings`.
 
         Args:
-            couplings: levels rho, one for each iteration.
+            couplings: levels rho, one for each iteration; cast to the type of `grid`.
             grid: levels of the prior step, of which those below rho are used.
             enter: where the prior step starts; by default at rho itself.
 
         Raises:
             ValueError: a coupling is not above the lowest level of the grid.
         """
-        couplings = np.asarray(couplings, dtype=np.float64)
-        sigma = np.asarray(grid.sigma, dtype=np.float64)
-        if not np.all(couplings > sigma[-2]):
+        sigma = np.asarray(grid.sigma)
+        # A coupling above a level in float64 only would be equal to it on the device.
+        couplings = as_computed(couplings, sigma.dtype)
+        valid = (sigma[-2] < couplings) & (couplings < np.inf)
+        if not np.all(valid):
             raise ValueError(
-                f"a coupling level is {couplings.min():g}; expected levels above the "
-                f"lowest of the grid, {sigma[-2]:g}. Raise rho_min or lower the grid."
+                f"a coupling level is {couplings[~valid][0]:g}; expected finite levels "
+                f"above the lowest of the grid, {sigma[-2]:g}. Raise rho_min or lower "
+                "the grid."
             )
         enter = at_coupling if enter is None else enter
         rows = [enter(rho, sigma[sigma < rho]) for rho in couplings]

@@ -106,11 +106,22 @@ def test_cycle_spinning_treats_shifted_images_alike():
     assert np.max(np.abs(moved[1] - still[1])) > 0.1
 
 
+@pytest.mark.parametrize("shape", [(6, 6, 1), (2, 2), (6, 8), (10, 4, 3)])
+def test_small_images_are_halved_once(shape):
+    transform, x = Orthonormal.wavelets(shape), jnp.ones(shape)
+    assert len(transform.levels) == 1
+    np.testing.assert_allclose(transform.inverse(transform.forward(x)), x, **EXACT32)
+    # Of constants nothing but averages is left.
+    found = transform.forward(x)
+    averages = np.where(transform.detail == 0, 2.0, 0.0)
+    np.testing.assert_allclose(found, np.broadcast_to(averages, shape), **EXACT32)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Orthonormal.wavelets((6, 8), num_levels=2), "halved 1 to 1 times"),
-        (lambda: Orthonormal.wavelets((7, 8)), "can be halved 1 to 0"),
+        (lambda: Orthonormal.wavelets((7, 8)), r"\(7, 8\) cannot be halved"),
         (lambda: Orthonormal.wavelets((8, 8), moments=11), "moments is 11"),
         (lambda: Orthonormal.cosines((8, 8), block=3), "divisor"),
         (lambda: Orthonormal.cosines((8,)), "num_axes is 2"),

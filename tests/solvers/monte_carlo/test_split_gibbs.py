@@ -180,3 +180,14 @@ def test_what_it_cannot_do_is_said():
     problem = dataclasses.replace(bed().problem(), operator=operator, y=jnp.zeros(SIZE))
     with pytest.raises(TypeError, match="SpectralLikelihood needs a SpectralOperator"):
         solve(KEY, problem, mixture(), solver)
+
+
+def test_couplings_are_compared_as_float32():
+    """0.7 is above its rounding to float32, but in float32 the two are one level."""
+    levels = NoiseGrid.from_sigmas([0.9, 0.7, 0.3])
+    sigma = GibbsSchedule.create([0.7], levels).now.sigma
+    np.testing.assert_array_equal(sigma, np.float32([0.7, 0.3]))
+    with pytest.raises(ValueError, match="finite levels above the lowest"):
+        GibbsSchedule.create([1e39], levels)
+    with pytest.raises(ValueError, match="a coupling level is 0.3"):
+        GibbsSchedule.create([0.5, 0.3 + 1e-10], levels)

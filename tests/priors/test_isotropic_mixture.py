@@ -91,3 +91,16 @@ def test_far_tails_and_empty_components_stay_finite_in_float32():
 def test_bad_values_are_named(weights, means, std, message):
     with pytest.raises(ValueError, match=message):
         IsotropicMixturePrior.from_moments(weights, means, std)
+
+
+@pytest.mark.parametrize(
+    ("means", "std", "message"),
+    [
+        ([[0.0]], 1e-50, "std is 1e-50, 0.0 there"),
+        ([[0.0]], 1e39, "std is 1e.39, inf there"),
+        ([[1e39]], 0.1, "1 entries of means are not finite"),
+    ],
+)
+def test_moments_that_float32_cannot_hold_are_named(means, std, message):
+    with pytest.raises(ValueError, match=message):
+        IsotropicMixturePrior.from_moments([1.0], means, std)

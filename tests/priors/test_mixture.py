@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
+from diffctl.priors.mixture import normalised_log
 from tests.tolerances import EXACT64, stat
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])
@@ -165,3 +166,10 @@ def test_sample_moments_and_shares():
 def test_bad_values_are_named(weights, means, message):
     with pytest.raises(ValueError, match=message):
         GaussianMixturePrior.from_moments(weights, means, np.ones((2, 1, 1)))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e308, 2.0**-1074, 1e-300])
+def test_weights_of_any_unit_are_normalised(unit):
+    """Sums of huge weights overflow, and quotients of the smallest are inexact."""
+    found = normalised_log(np.array([1.0, 0.0, 1.0]) * unit)
+    np.testing.assert_array_equal(found, [-np.log(2), -np.inf, -np.log(2)])

@@ -70,7 +70,7 @@ KEY = jax.random.key(2)
         ),
         (
             PiGDM(grid=grid(), signal_std=1e-50),
-            "signal_std of PiGDM is 1e-50, which becomes 0.0 in float32; expected a pos",
+            "signal_std of PiGDM is 1e-50, which becomes 0.0 in float32; exp",
         ),
         (
             TDS(grid=grid(), num_particles=0),

@@ -8,7 +8,7 @@ from scipy.fft import dctn
 
 from diffctl.priors import CycleSpinning, Orthonormal, Sparsity
 from diffctl.priors.regularizers.transforms import daubechies
-from tests.tolerances import EXACT64
+from tests.tolerances import EXACT32, EXACT64
 
 SHAPE = (8, 12, 2)
 IMAGE = np.random.default_rng(6).normal(size=SHAPE)

@@ -189,5 +189,5 @@ def test_couplings_are_compared_as_float32():
     np.testing.assert_array_equal(sigma, np.float32([0.7, 0.3]))
     with pytest.raises(ValueError, match="finite levels above the lowest"):
         GibbsSchedule.create([1e39], levels)
-    with pytest.raises(ValueError, match="a coupling level is 0.3"):
+    with pytest.raises(ValueError, match="a coupling level is"):
         GibbsSchedule.create([0.5, 0.3 + 1e-10], levels)

@@ -79,8 +79,10 @@ def check_setting(owner: str, name: str, value: Any) -> None:
     low, high, words = RANGES[name]
     computed = as_computed(value)
     rounded = f", which becomes {computed} in {computed.dtype}"
-    for numbers, note in ((np.asarray(value), ""), (computed, rounded)):
-        if not np.all((low <= numbers) & (numbers <= high)):
+    for numbers, note in ((value, ""), (computed, rounded)):
+        # In float64: next to float32 numbers NumPy would round the ends to float32.
+        exact = np.asarray(numbers, np.float64)
+        if not np.all((low <= exact) & (exact <= high)):
             raise ValueError(f"{name} of {owner} is {value}{note}; expected {words}.")
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 
 from diffctl.core import DiffusionPrior
-from diffctl.diffusion import DDIM, EDM, VE, VP, Euler, vp_uniform
+from diffctl.diffusion import DDIM, DDPM, EDM, VE, VP, Euler, NoiseGrid, vp_uniform
 from diffctl.operators import FunctionOperator, GaussianNoise, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import (
@@ -210,6 +210,17 @@ def test_a_schedule_without_a_clean_level_is_refused():
     solver = ConjugatePiGDM(grid=grid(), schedule=VE())
     with pytest.raises(TypeError, match=r"VE does not have. Use VP\(\) or EDM\(\)"):
         solve(KEY, oracle.problem(a, y, STD), mixture(), solver)
+
+
+def test_levels_beyond_a_discrete_schedule_are_refused_where_times_count():
+    a, y = _setting()
+    problem, schedule = oracle.problem(a, y, STD), DDPM.linear(50)
+    high = NoiseGrid.from_sigmas([2 * float(schedule.sigma(49)), 1.0])
+    solver = ConjugatePiGDM(grid=high, schedule=schedule, tilt=0.1)
+    with pytest.raises(ValueError, match="outside of the schedule DDPM"):
+        solver.check(problem, mixture())
+    # Without a tilt no time is looked at.
+    dataclasses.replace(solver, tilt=0.0).check(problem, mixture())
 
 
 def _rounded(x):

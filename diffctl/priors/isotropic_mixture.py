@@ -2,10 +2,15 @@
 
 With x0 ~ sum_k pi_k N(m_k, s^2 I), x = x0 + sigma * eps and v = s^2 + sigma^2:
 
-1. log joint  log pi_k + log N(x; m_k, v I) = log pi_k + (<x, m_k> - |m_k|^2 / 2) / v
-                                              - |x|^2 / (2 v) - d/2 log(2 pi v)
-2. weights    r_k(x), the softmax of (1)
-3. denoise    D(x) = (s^2 x + sigma^2 sum_k r_k(x) m_k) / v
+1. log joint  log pi_k + log N(x; m_k, v I) = log pi_k - |x - m_k|^2 / (2 v)
+                                              - d/2 log(2 pi v)
+2. gain       (|x - m_n|^2 - |x - m_k|^2) / (2 v)
+                  = <m_k - m_n, x - m_n - (m_k - m_n) / 2> / v,  n the likeliest
+3. weights    r_k(x), the softmax of (1), or of log pi_k and (2)
+4. denoise    D(x) = (s^2 x + sigma^2 sum_k r_k(x) m_k) / v
+
+The squares of (1) may be millions where two components are equally far. (2) is what
+they differ by, summed entry by entry, so that float32 does not lose it.
 """
 
 import math
@@ -18,6 +23,7 @@ import numpy as np
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.numerics.precision import as_computed
+from diffctl.numerics.safe import squared_norm
 from diffctl.priors.mixture import normalised_log
 from diffctl.pytree import pytree_dataclass, static
 
@@ -27,8 +33,7 @@ class IsotropicMixturePrior(NoisyDensityPrior):
     """A mixture of Gaussians that all have the covariance s^2 I.
 
     `GaussianMixturePrior` without its matrices: K products of vectors for a call, so
-    that d may be in the thousands. In float32 log densities carry a rounding error of
-    the order of 1e-7 |x| |m_k| / v; responsibilities share its greater part.
+    that d may be in the thousands.
     """
 
     log_weights: jax.Array  # (K,), normalised
@@ -70,11 +75,13 @@ class IsotropicMixturePrior(NoisyDensityPrior):
         )
 
     def log_responsibilities(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        """Return log p(component | x) at noise level `sigma`, (K,), by (2)."""
-        return jax.nn.log_softmax(self._log_shares(x, sigma))
+        """Return log p(component | x) at noise level `sigma`, (K,), by (3)."""
+        _, log_shares = self._compared(x, sigma)
+        return jax.nn.log_softmax(log_shares)
 
     def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        weights = jax.nn.softmax(self._log_shares(x, sigma))
+        _, log_shares = self._compared(x, sigma)
+        weights = jax.nn.softmax(log_shares)
         centre = jnp.tensordot(weights, self.means, axes=1, precision="highest")
         variance = self.std**2 + sigma**2
         return (self.std**2 * x + sigma**2 * centre) / variance
@@ -86,8 +93,9 @@ class IsotropicMixturePrior(NoisyDensityPrior):
     def log_density(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         """Return log p_sigma(x), ()."""
         variance = self.std**2 + sigma**2
-        energy = jnp.sum(x**2) / variance + x.size * jnp.log(2 * math.pi * variance)
-        return jax.nn.logsumexp(self._log_shares(x, sigma)) - energy / 2
+        gap, log_shares = self._compared(x, sigma)
+        energy = squared_norm(gap) / variance + x.size * jnp.log(2 * math.pi * variance)
+        return jax.nn.logsumexp(log_shares) - energy / 2
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw a clean signal, (*shape)."""
@@ -96,9 +104,12 @@ class IsotropicMixturePrior(NoisyDensityPrior):
         noise = jax.random.normal(key_signal, self.shape, self.means.dtype)
         return self.means[index] + self.std * noise
 
-    def _log_shares(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        """Return (1) without what all components have in common, (K,)."""
+    def _compared(self, x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return x - m_n, (d,), and (1) without what it has of n, (K,)."""
+        variance = self.std**2 + sigma**2
         centres = self.means.reshape(self.log_weights.size, -1)
-        products = jnp.matmul(centres, x.reshape(-1), precision="highest")
-        gain = products - jnp.sum(centres**2, axis=1) / 2
-        return self.log_weights + gain / (self.std**2 + sigma**2)
+        distances = jnp.sum((x.reshape(1, -1) - centres) ** 2, axis=1)
+        nearest = jnp.argmax(self.log_weights - distances / (2 * variance))
+        gap, shifts = x.reshape(-1) - centres[nearest], centres - centres[nearest][None]
+        gain = jnp.sum(shifts * (gap[None] - shifts / 2), axis=1) / variance
+        return gap, self.log_weights + gain

@@ -62,6 +62,41 @@ def test_samples_have_the_moments_of_the_law():
     assert np.all(np.abs(outer.mean(0) - covariance) < stat(n) * outer.std(0))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("std", [0.01, 0.001, 0.4])
+def test_float32_keeps_what_two_points_differ_by(std):
+    """d = 3072: between two neighbours, and halfway between two components."""
+    rng = np.random.default_rng(8)
+    means = rng.uniform(-1, 1, (6, 32, 32, 3))
+    means[1] = means[0] + 0.3 * rng.normal(size=means[0].shape)
+    weights = rng.uniform(size=6)
+    wide = IsotropicMixturePrior.from_moments(weights, means, std)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), wide)
+    # What float32 made of the law is the law.
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), narrow)
+    sigma = np.float32(std / 3)
+
+    def both(evaluate, x):
+        return (
+            np.asarray(evaluate(law, jnp.asarray(x, dtype), jnp.asarray(sigma, dtype)))
+            for law, dtype in ((narrow, jnp.float32), (wide, jnp.float64))
+        )
+
+    noise = rng.normal(size=(2, *means[0].shape))
+    points = (means[2] + std * noise + 1e-3 * std * noise[::-1]).astype(np.float32)
+    density = jax.jit(jax.vmap(IsotropicMixturePrior.log_density, (None, 0, None)))
+    found, expected = both(density, points)
+    # 3e-3 measured, the rounding of densities of about 15000.
+    assert abs(np.diff(found) - np.diff(expected)) < 1e-2
+    middle = ((means[0] + means[1]) / 2).astype(np.float32)
+    shares = jax.jit(IsotropicMixturePrior.log_responsibilities)
+    found, expected = both(shares, middle)
+    # Summed entry by entry: beside the 1e5 to 1e9 of both distances.
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-3, atol=1e-2)
+    denoised, truth = both(jax.jit(IsotropicMixturePrior.denoise), middle)
+    np.testing.assert_allclose(denoised, truth, atol=1e-4)  # 3e-5 measured
+
+
 def test_far_tails_and_empty_components_stay_finite_in_float32():
     law = IsotropicMixturePrior.from_moments([1.0, 0.0], np.eye(2), 0.1)
     x, sigma = jnp.array([50.0, -80.0]), jnp.asarray(0.01)

@@ -28,7 +28,6 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import squared_norm
 
 # Steps whose noise is drawn at once, for as many signals of memory. 100 Langevin steps
 # on 28 x 28 pixels (CPU) then take 0.73 of the time, with all 100 at once 0.71.
@@ -155,11 +154,9 @@ def mala_step(
     z = standard_normal(key_proposal, point.x)
     moved = langevin_step(z, point.x, lambda _: point.score, size)
     proposal = Point.with_score(moved, log_density)
-
-    def log_proposal(start: Point, end: Point) -> jax.Array:
-        return -squared_norm(end.x - start.x - size * start.score) / (4 * size)
-
-    correction = log_proposal(proposal, point) - log_proposal(point, proposal)
+    # log q(x|x') / q(x'|x) entry by entry: both are of the size of the dimension.
+    back = 2 * (point.x - moved) + size * (point.score - proposal.score)
+    correction = jnp.sum((point.score + proposal.score) * back) / 4
     return _accept(key_accept, point, proposal, correction)
 
 
@@ -174,7 +171,7 @@ def hamiltonian_step(
     key_velocity, key_accept = jax.random.split(key)
     before = standard_normal(key_velocity, point.x)
     proposal, after = leapfrog(point, before, log_density, step_size, num_leapfrog)
-    correction = (squared_norm(before) - squared_norm(after)) / 2
+    correction = jnp.sum((before - after) * (before + after)) / 2
     return _accept(key_accept, point, proposal, correction)
 
 

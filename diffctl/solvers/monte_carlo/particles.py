@@ -41,6 +41,7 @@ from diffctl.solvers.monte_carlo.resampling import (
     ancestors,
     effective_sample_size,
     log_mean_weight,
+    relative_weights,
 )
 from diffctl.solvers.requirements import check_inputs
 
@@ -50,13 +51,15 @@ class Particles:
     """Weighted signals. After the last step they represent the posterior."""
 
     x: jax.Array  # (N, *shape)
-    log_weights: jax.Array  # (N,), not normalised
+    log_weights: jax.Array  # (N,), not normalised, in units of exp(log_unit)
     owed: jax.Array  # (N,) log of factors to be divided out of the weights at the end
     pick: jax.Array  # () uniform in [0, 1): chooses the particle that `draw` returns
+    # () what all log weights have in common, apart from which they keep their digits
+    log_unit: Any = 0.0
 
     @property
     def weights(self) -> jax.Array:
-        """Normalised weights, (N,)."""
+        """Normalised weights, (N,); NaN if all are 0."""
         return jax.nn.softmax(self.log_weights)
 
     @property
@@ -71,7 +74,7 @@ class Particles:
         Of solvers whose weights satisfy (4) with the likelihood: TDS, DDSMC, and
         MCGdiff with the accounting `Exact` or `Released`.
         """
-        return log_mean_weight(self.log_weights)
+        return self.log_unit + log_mean_weight(self.log_weights)
 
     def mean(self) -> jax.Array:
         """Return the weighted mean, (*shape)."""
@@ -179,7 +182,11 @@ class ParticleSolver(LevelSolver):
         pick = jax.random.uniform(pick_key, (), dtype)
         keys = jax.random.split(steps_key, self.grid.num_steps)
         carry = Particles(
-            x=x, log_weights=log_weights, owed=jnp.zeros_like(log_weights), pick=pick
+            x=x,
+            log_weights=log_weights,
+            owed=jnp.zeros_like(log_weights),
+            pick=pick,
+            log_unit=jnp.zeros_like(pick),
         )
         return carry, (schedule, keys)
 
@@ -210,11 +217,14 @@ class ParticleSolver(LevelSolver):
             calls=calls,
             extra=effective_sample_size(log_weights),
         )
+        log_weights = kept + correction
+        _, log_unit = relative_weights(log_weights)
         after = Particles(
             x=moved,
-            log_weights=kept + correction,
+            log_weights=log_weights - log_unit,
             owed=(owed - settled)[chosen],
             pick=carry.pick,
+            log_unit=carry.log_unit + log_unit,
         )
         return after, trace
 

@@ -9,6 +9,9 @@ With weights W_j = w_j / sum w, cumulated to C_j, and u uniform in [0, 1):
 Both are unbiased: particle j is chosen N W_j times on average; (1) differs from that
 number by less than 1. Resampling gives every particle the mean weight, so that the mean
 of the weights keeps estimating the same normalising constant, without bias.
+
+Nothing here depends on a common factor of the weights, however large or small its
+logarithm is. Where all weights are 0, (1) and (2) take them for equal, and (3) is 0.
 """
 
 import abc
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass, static
 
 Scheme = Callable[[jax.Array, jax.Array], jax.Array]
@@ -40,9 +44,10 @@ def multinomial(key: jax.Array, log_weights: jax.Array) -> jax.Array:
 def ancestors(log_weights: jax.Array, positions: jax.Array) -> jax.Array:
     """Return the particles that hold the positions in [0, 1) of the cumulated weights.
 
-    A particle of weight 0 holds none.
+    A particle of weight 0 holds none, unless all weights are 0.
     """
-    cumulated = jnp.cumsum(jax.nn.softmax(log_weights))
+    weights, _ = relative_weights(log_weights)
+    cumulated = jnp.cumsum(jnp.where(jnp.any(weights != 0), weights, 1))
     # Divided by the last entry, the end of the last positive weight is exactly 1.
     below_one = 1 - float(np.finfo(log_weights.dtype).epsneg)
     positions = jnp.minimum(positions.astype(log_weights.dtype), below_one)
@@ -50,15 +55,26 @@ def ancestors(log_weights: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.minimum(found, log_weights.size - 1)
 
 
+def relative_weights(log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return weights of which the largest is 1, and the logarithm of their unit, ().
+
+    Weights that are all 0 stay so, in units of 1.
+    """
+    largest = jnp.max(log_weights)
+    log_unit = jnp.where(largest == -jnp.inf, 0, largest)
+    return jnp.exp(log_weights - log_unit), log_unit
+
+
 def effective_sample_size(log_weights: jax.Array) -> jax.Array:
-    """Return (3), (), for log weights up to a constant."""
-    total = jax.nn.logsumexp(log_weights)
-    return jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
+    """Return (3), (), for log weights up to a constant; N for equal ones."""
+    weights, _ = relative_weights(log_weights)
+    return safe_divide(jnp.sum(weights) ** 2, jnp.sum(weights**2))
 
 
 def log_mean_weight(log_weights: jax.Array) -> jax.Array:
     """Return log(mean of the weights), ()."""
-    return jax.nn.logsumexp(log_weights) - float(np.log(log_weights.size))
+    weights, log_unit = relative_weights(log_weights)
+    return log_unit + jnp.log(jnp.mean(weights))
 
 
 class Resampling(abc.ABC):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from diffctl.core import DiffusionPrior
-from diffctl.diffusion import DDIM, AncestralLearned, Euler, sample
+from diffctl.core import Calls, DiffusionPrior
+from diffctl.diffusion import DDIM, AncestralLearned, Estimate, Euler, sample
 from diffctl.operators import Categorical
 from diffctl.priors import GaussianPrior
 from diffctl.pytree import pytree_dataclass, static
@@ -19,7 +19,14 @@ from diffctl.solvers import InLatentSpace, batch, solve, solve_batch
 from diffctl.solvers.monte_carlo import memory
 from diffctl.solvers.monte_carlo.ddsmc import DDSMC
 from diffctl.solvers.monte_carlo.memory import forecast_memory, group_limit
-from diffctl.solvers.monte_carlo.particles import Particles, WholeEnsemble, particles
+from diffctl.solvers.monte_carlo.particles import (
+    Outlook,
+    Particles,
+    ParticleSolver,
+    WholeEnsemble,
+    particles,
+)
+from diffctl.solvers.monte_carlo.resampling import NeverResample
 from diffctl.solvers.monte_carlo.tds import TDS
 from diffctl.solvers.monte_carlo.twists import PlainTwist
 from tests.contract.cases import latent_gaussian
@@ -59,6 +66,41 @@ def test_particles_are_drawn_by_weight():
 
     share = jnp.mean(jax.vmap(draw)(picks)[:, None] == jnp.arange(3.0)[None, :], axis=0)
     np.testing.assert_allclose(share, weights, atol=stat(4000) / 2)
+
+
+@pytree_dataclass
+class StandingStill(ParticleSolver):
+    """Every step multiplies the weights by exp(-4096) and by a small share."""
+
+    requires = (object, object)
+    calls_of_a_look = Calls(fwd=1)
+
+    @staticmethod
+    def share(x):
+        return jnp.round(x[0]) / 1024
+
+    def look(self, x, at, problem, prior):
+        log_weight = -4096 + self.share(x)
+        return Outlook(estimate=Estimate(x0_hat=x), log_weight=log_weight)
+
+    def move(self, x, outlook, at, problem, z):
+        return x, jnp.zeros_like(outlook.log_weight)
+
+
+def test_what_weights_have_in_common_does_not_round_them():
+    """Multiples of 1/1024 are exact beside 4096 in float32, not beside 200 of them."""
+    levels = grid(200)
+    solver = StandingStill(grid=levels, num_particles=16, resampling=NeverResample())
+    found = particles(KEY, *_arguments(), solver)
+    shares = np.asarray(jax.vmap(solver.share)(found.x), float)
+    assert np.ptp(shares) > 0
+    expected = levels.num_steps * (shares - shares.max())
+    np.testing.assert_allclose(found.log_weights, expected, atol=1e-4)
+    evidence = np.log(np.mean(np.exp(expected)))
+    evidence += levels.num_steps * (shares.max() - 4096)
+    # 200 sums rounded: 1.3e-6 measured.
+    np.testing.assert_allclose(found.log_evidence, evidence, rtol=4e-6)
+    assert np.max(found.log_weights) == 0
 
 
 def test_chunks_do_not_change_the_particles():

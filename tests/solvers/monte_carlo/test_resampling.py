@@ -77,3 +77,38 @@ def test_it_waits_until_weights_are_unequal():
         chosen, after = policy(KEYS[0], _log_weights())
         assert (jnp.ptp(after) == 0) == resampled
         assert jnp.array_equal(chosen, jnp.arange(SIZE)) != resampled
+
+
+@pytest.mark.parametrize("offset", [-1e30, -1e7, 0.0, 1e7, 1e30])
+def test_a_common_factor_of_the_weights_does_not_matter(offset):
+    equal = jnp.full(4, offset)
+    assert effective_sample_size(equal) == 4
+    assert log_mean_weight(equal) == equal[0]
+    for threshold in (0.5, 1.0):
+        chosen, after = ResampleWhenDegenerate(threshold=threshold)(KEYS[0], equal)
+        assert jnp.array_equal(chosen, jnp.arange(4))
+        assert jnp.array_equal(after, equal)
+    # Steps of 2 are exact beside 1e7 in float32.
+    if abs(offset) <= 1e7:
+        steps = jnp.asarray([0.0, -2.0, 4.0, -jnp.inf])
+        for measure in (effective_sample_size, lambda w: systematic(KEYS[1], w)):
+            found = measure(steps + offset)
+            np.testing.assert_array_equal(found, measure(steps))
+
+
+def test_weights_that_are_all_zero():
+    none = jnp.full(5, -jnp.inf)
+    assert effective_sample_size(none) == 0
+    assert log_mean_weight(none) == -jnp.inf
+    assert jnp.array_equal(systematic(KEYS[0], none), jnp.arange(5))
+    counts = jnp.bincount(multinomial(KEYS[0], jnp.full(1000, -jnp.inf)), length=1000)
+    assert jnp.max(counts) < 10
+    _, after = ResampleWhenDegenerate()(KEYS[0], none)
+    assert jnp.all(after == -jnp.inf)
+
+
+def test_one_weight_that_is_not_zero_takes_it_all():
+    only = jnp.full(5, -jnp.inf).at[3].set(-1e20)
+    assert effective_sample_size(only) == 1
+    for scheme in (systematic, multinomial):
+        assert jnp.all(scheme(KEYS[0], only) == 3)

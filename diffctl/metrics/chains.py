@@ -29,7 +29,8 @@ from jax.scipy.stats import rankdata
 def split_r_hat(chains: jax.Array) -> jax.Array:
     """Return R-hat of (4) for every entry, (*shape); above 1.01 chains are too short.
 
-    Infinite where no sequence moves but they differ, NaN where all draws are equal.
+    Infinite where no sequence moves but they differ, NaN where all draws are equal or
+    one is not finite.
 
     Args:
         chains: draws of independent chains, (num_chains, num_draws, *shape), without
@@ -40,9 +41,9 @@ def split_r_hat(chains: jax.Array) -> jax.Array:
 
     Source: Gelman et al., Bayesian Data Analysis, third edition, section 11.4.
     """
-    halves = _halves(chains)
-    within = _within(halves)
-    return jnp.sqrt(_variance(halves, within) / within)
+    means, centred = _centred(_halves(chains))
+    within = _within(centred)
+    return jnp.sqrt(_variance(means, centred) / within)
 
 
 def bulk_ess(chains: jax.Array) -> jax.Array:
@@ -50,7 +51,8 @@ def bulk_ess(chains: jax.Array) -> jax.Array:
 
     Ranks make it a statement on the bulk of any law, with or without variance. Below
     100 for each chain, R-hat and averages over the draws are not to be trusted. NaN
-    where all draws are equal.
+    where all draws are equal or one is not finite. Sequences that do not move but
+    differ count for about half a draw each.
 
     Args:
         chains: as of `split_r_hat`.
@@ -64,17 +66,22 @@ def bulk_ess(chains: jax.Array) -> jax.Array:
     R-hat for assessing convergence of MCMC, Bayesian Analysis 2021; (6) is Geyer,
     Practical Markov chain Monte Carlo, Statistical Science 1992.
     """
-    scores = _normal_scores(_halves(chains))
-    num_sequences, length = scores.shape[:2]
-    covariances = jnp.mean(_autocovariances(scores), axis=0)
-    within = _within(scores)
-    correlations = 1 - (within - covariances) / _variance(scores, within)
+    halves = _halves(chains)
+    means, centred = _centred(_normal_scores(halves))
+    num_sequences, length = halves.shape[:2]
+    covariances = jnp.mean(_autocovariances(centred), axis=0)
+    gaps = _within(centred)[None] - covariances
+    correlations = 1 - gaps / _variance(means, centred)[None]
     correlations = correlations.at[0].set(1)
-    pairs = correlations[: length // 2 * 2].reshape(-1, 2, *scores.shape[2:]).sum(1)
+    pairs = correlations[: length // 2 * 2].reshape(-1, 2, *halves.shape[2:]).sum(1)
     kept = jnp.cumprod(pairs > 0, axis=0) * lax.cummin(pairs)
     total = num_sequences * length
     spacing = 2 * jnp.sum(kept, axis=0) - 1
-    return total / jnp.maximum(spacing, 1 / math.log10(total))
+    ess = total / jnp.maximum(spacing, 1 / math.log10(total))
+    # Ranks know neither that all draws are equal nor that one is infinite.
+    low, high = (bound(halves, axis=(0, 1)) for bound in (jnp.min, jnp.max))
+    told_apart = jnp.isfinite(low) & jnp.isfinite(high) & (low < high)
+    return jnp.where(told_apart, ess, jnp.nan)
 
 
 def _halves(chains: jax.Array) -> jax.Array:
@@ -85,26 +92,39 @@ def _halves(chains: jax.Array) -> jax.Array:
             "with at least 4 draws. Record more draws of each chain."
         )
     length = chains.shape[1] // 2
-    kept = chains[:, chains.shape[1] % 2 :]
+    kept = chains[:, chains.shape[1] % 2 :].astype(jnp.result_type(chains, 0.0))
     return kept.reshape(-1, length, *chains.shape[2:])
 
 
-def _within(halves: jax.Array) -> jax.Array:
+def _centred(halves: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the sequences' means, (M, *shape), and what is left of them, like them.
+
+    Both of draws from which the first one is subtracted, and in units of the farthest:
+    a sequence that stands still has no rounding for a variance.
+    """
+    offsets = halves - halves[:1, :1]
+    unit = jnp.max(jnp.abs(offsets), axis=(0, 1))
+    offsets = offsets / jnp.where(unit == 0, 1, unit)[None, None]
+    moves = offsets - offsets[:, :1]
+    shift = jnp.mean(moves, axis=1)
+    return offsets[:, 0] + shift, moves - shift[:, None]
+
+
+def _within(centred: jax.Array) -> jax.Array:
     """Return W of (1), (*shape)."""
-    return jnp.mean(jnp.var(halves, axis=1, ddof=1), axis=0)
+    return jnp.sum(jnp.mean(centred**2, axis=0), axis=0) / (centred.shape[1] - 1)
 
 
-def _variance(halves: jax.Array, within: jax.Array) -> jax.Array:
+def _variance(means: jax.Array, centred: jax.Array) -> jax.Array:
     """Return V of (3), (*shape)."""
-    length = halves.shape[1]
-    between = jnp.var(jnp.mean(halves, axis=1), axis=0, ddof=1)
-    return (length - 1) / length * within + between
+    length = centred.shape[1]
+    between = jnp.var(means, axis=0, ddof=1)
+    return (length - 1) / length * _within(centred) + between
 
 
-def _autocovariances(halves: jax.Array) -> jax.Array:
+def _autocovariances(centred: jax.Array) -> jax.Array:
     """Return the autocovariances of each sequence by lag, (M, N, *shape)."""
-    length = halves.shape[1]
-    centred = halves - jnp.mean(halves, axis=1, keepdims=True)
+    length = centred.shape[1]
     spectrum = jnp.fft.rfft(centred, n=2 * length, axis=1)
     products = jnp.fft.irfft(jnp.abs(spectrum) ** 2, n=2 * length, axis=1)
     return products[:, :length] / (length - 1)

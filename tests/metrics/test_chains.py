@@ -50,6 +50,48 @@ def test_chains_that_stand_still():
     assert jnp.isnan(bulk_ess(jnp.zeros((2, 8))))
 
 
+@pytest.mark.parametrize("value", [0.1, -1e7 / 3, 1e-30, 1e30])
+@pytest.mark.parametrize("length", [8, 15, 400])
+def test_equal_draws_say_nothing(value, length):
+    """Whatever the rounding of their mean is."""
+    chains = jnp.full((3, length, 2), value)
+    assert np.all(np.isnan(split_r_hat(chains)))
+    assert np.all(np.isnan(bulk_ess(chains)))
+    stuck = chains * jnp.asarray([1.0, 0.7, 1.1])[:, None, None]
+    assert np.all(np.isinf(split_r_hat(stuck)))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("diagnose", [split_r_hat, bulk_ess])
+def test_one_draw_that_is_not_finite_leaves_nothing_to_say(diagnose, bad):
+    chains = jax.random.normal(jax.random.key(4), (4, 40, 3))
+    for place in ((0, 0), (2, 17), (3, 39)):
+        found = diagnose(chains.at[*place, 1].set(bad))
+        assert np.isnan(found[1])
+        assert np.all(np.isfinite(found[::2]))
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-12, 1e15, 1e25])
+def test_the_unit_of_the_draws_does_not_matter(unit):
+    chains = jax.random.normal(jax.random.key(5), (4, 40)) + jnp.arange(4.0)[:, None]
+    for diagnose in (split_r_hat, bulk_ess):
+        found = diagnose(unit * chains)
+        np.testing.assert_allclose(found, diagnose(chains), rtol=1e-5)
+
+
+def test_an_offset_of_the_draws_does_not_matter():
+    """Multiples of 1/64 are exact beside 1e5 in float32."""
+    chains = jnp.round(64 * jax.random.normal(jax.random.key(6), (4, 40))) / 64
+    for diagnose in (split_r_hat, bulk_ess):
+        np.testing.assert_allclose(diagnose(chains + 1e5), diagnose(chains), rtol=1e-6)
+
+
+def test_counts_are_draws_as_well():
+    counts = jax.random.randint(jax.random.key(7), (3, 40), 0, 9).astype(jnp.uint8)
+    for diagnose in (split_r_hat, bulk_ess):
+        np.testing.assert_allclose(diagnose(counts), diagnose(1.0 * counts), rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(8,), (4, 3)])
 @pytest.mark.parametrize("diagnose", [split_r_hat, bulk_ess])
 def test_too_few_draws_are_refused(shape, diagnose):

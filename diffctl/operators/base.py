@@ -180,6 +180,8 @@ class NoiseModel(abc.ABC):
     def neg_log_likelihood(self, y: Any, clean: Any) -> jax.Array:
         """Return -log p(y | clean) up to a constant, a real scalar.
 
+        Chains, weights and line searches compare such values: choose the constant, any
+        function of y, so that they are not large where `clean` explains y.
         Differentiable twice in `clean`, for every value of `clean`.
         """
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffctl.numerics.poisson import half_deviance, poisson_counts
 from diffctl.numerics.safe import safe_sqrt
@@ -94,7 +95,8 @@ class PoissonNoise(NoiseModel):
 
     The likelihood is half the deviance: 0 for a rate that equals the counts, and for
     pixels that were not observed (y = z = 0), about 1/2 a pixel for the truth. Rates
-    above 1e4 are sampled by a normal law with the skewness of the Poisson law.
+    above 1e4 are sampled by a normal law with the skewness of the Poisson law. An image
+    in float32 holds its counts to 6e-8 of the peak.
     """
 
     peak: Scalar  # (), photons
@@ -105,26 +107,29 @@ class PoissonNoise(NoiseModel):
         inside = rate >= self.background
         log_rate = jnp.where(inside, rate, self.background)
         # From the images themselves, where the photons have lost digits.
-        excess = jnp.where(inside, self.peak / 2 * (clean - y), log_rate - counts)
+        gap = self._photons_per_unit(clean) * (clean - y)
+        excess = jnp.where(inside, gap, log_rate - counts)
         excess = jnp.where(counts > 0, excess, log_rate)
-        seen = half_deviance(log_rate, counts, excess)
+        energy = half_deviance(log_rate, counts, excess)
         # What the rest of the rate adds, and the expansion of the logarithm.
         below = jnp.where(inside, 0, rate / self.background - 1)
         return jnp.sum(
-            seen + below * (self.background - counts) + counts * below**2 / 2
+            energy + below * (self.background - counts) + counts * below**2 / 2
         )
 
     def hessian_root(self, y: jax.Array, clean: jax.Array, w: jax.Array) -> jax.Array:
         rate = jnp.maximum(self._photons(clean), self.background)
-        return w * self.peak / 2 * safe_sqrt(self._photons(y)) / rate
+        scale = self._photons_per_unit(clean) * safe_sqrt(self._photons(y)) / rate
+        return w * scale
 
     def sample(self, key: jax.Array, clean: jax.Array) -> jax.Array:
         # jax.random.poisson is defined for rates >= 0 only.
         rate = jnp.maximum(self._photons(clean), 0)
         counts = poisson_counts(key, rate)
-        return 2 * (counts - self.background) / self.peak - 1
+        return (counts - self.background) / self._photons_per_unit(clean) - 1
 
     def check(self, y: Any, clean: Any) -> None:
+        _require_no_overflow("peak", self.peak)
         _require_positive(
             "peak", self.peak, "it is the photon count of white, which is"
         )
@@ -142,7 +147,11 @@ class PoissonNoise(NoiseModel):
         )
 
     def _photons(self, z: jax.Array) -> jax.Array:
-        return self.peak * (z + 1) / 2 + self.background
+        return self._photons_per_unit(z) * (z + 1) + self.background
+
+    def _photons_per_unit(self, z: jax.Array) -> jax.Array:
+        # Integers beyond int32 would not survive a product with an array.
+        return jnp.asarray(self.peak, jnp.result_type(z, 0.0)) / 2
 
 
 @pytree_dataclass
@@ -224,6 +233,18 @@ def _standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
 def _any_concrete(condition: jax.Array) -> bool:
     """Return whether any entry holds; False for values that are only traced."""
     return not isinstance(condition, jax.core.Tracer) and bool(jnp.any(condition))
+
+
+def _require_no_overflow(name: str, value: Any) -> None:
+    """Refuse integers that lose their upper digits where a program is compiled."""
+    whole = isinstance(value, int | np.integer | np.ndarray) and np.issubdtype(
+        np.asarray(value).dtype, np.integer
+    )
+    require(
+        not (whole and np.any(np.asarray(value) > jnp.iinfo(jnp.result_type(int)).max)),
+        f"{name} is {value}, an integer that JAX cannot hold; expected a float. Write "
+        f"float({value}).",
+    )
 
 
 def _require_positive(name: str, value: Any, reason: str) -> None:

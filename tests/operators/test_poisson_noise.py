@@ -199,3 +199,21 @@ def test_black_pixels_of_bright_images_are_no_negative_counts(peak):
     wrong = ops.Problem(y=y - 1e-3, operator=ops.Identity(shape=SHAPE), noise=noise)
     with pytest.raises(ValueError, match="negative photon counts"):
         validate_problem(wrong)
+
+
+@pytest.mark.parametrize("peak", [10**10, np.int64(10**10), np.asarray(10**10)])
+def test_a_peak_beyond_int32_is_no_other_peak(peak):
+    """As a leaf of a compiled program it would be 1410065408 photons, or an error."""
+    noise, exact = (ops.PoissonNoise(peak=v) for v in (peak, 1e10))
+    z = _image()
+    y = exact.sample(KEY, z)
+    np.testing.assert_array_equal(noise.sample(KEY, z), y)
+    found, expected = (n.neg_log_likelihood(y, z) for n in (noise, exact))
+    assert found == expected
+    problem = ops.Problem(y=y, operator=ops.Identity(shape=SHAPE), noise=noise)
+    with pytest.raises(ValueError, match="expected a float"):
+        validate_problem(problem)
+    small = ops.PoissonNoise(peak=100)
+    validate_problem(
+        ops.Problem(y=z, operator=ops.Identity(shape=SHAPE), noise=small), SHAPE
+    )

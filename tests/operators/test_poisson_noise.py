@@ -78,8 +78,15 @@ def test_weights_of_particles(peak):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("peak", [1e4, 1e6])
-@pytest.mark.parametrize("step", [mala_step, hamiltonian_step, random_walk_step])
+@pytest.mark.parametrize(
+    "step, peak",
+    [
+        (mala_step, 1e4),
+        (mala_step, 1e6),
+        (hamiltonian_step, 1e6),
+        (random_walk_step, 1e4),
+    ],
+)
 def test_chains_accept_as_in_float64(step, peak):
     """With k log r in the density, 0 to 17 % were accepted in float32."""
     num_steps = 60
@@ -164,7 +171,7 @@ def test_gradients_of_float32_images_have_the_precision_of_the_images():
     np.testing.assert_allclose(found, expected, **EXACT32)
 
 
-@pytest.mark.parametrize("peak", [*PEAKS, 1e10])
+@pytest.mark.parametrize("peak", [1.0, 1e6, 1e10])
 def test_unobserved_pixels_add_nothing(peak):
     mask = ops.Mask.half(SHAPE)
     noise = ops.PoissonNoise(peak=peak, background=BACKGROUND)

@@ -10,6 +10,7 @@ numbers, so inner products of measurements are Re <y, y'> everywhere in this roo
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +18,13 @@ import jax.numpy as jnp
 
 from diffctl.numerics.adjoint import linear_adjoint
 from diffctl.numerics.dtypes import float_spec
+from diffctl.numerics.factors import rounding_level
 from diffctl.numerics.krylov import least_squares_cg
+from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass
+
+# (s, z, *parameters) -> coordinates, entry by entry and linear in z.
+SpectralRule = Callable[..., jax.Array]
 
 
 class Operator(abc.ABC):
@@ -130,14 +136,34 @@ class SpectralOperator(LinearOperator):
     def u_adjoint(self, y: jax.Array) -> jax.Array:
         """Return U^H y: measurement -> spectral (real)."""
 
+    def to_measurement(
+        self, rule: SpectralRule, x: jax.Array, *parameters: Any
+    ) -> jax.Array:
+        """Return U rule(s, V^H x, *parameters), of the structure of y.
+
+        This and `to_signal`, unlike the factors, have derivatives also where singular
+        values coincide or vanish. Arrays that are differentiated are `parameters`.
+        """
+        z = self.v_adjoint(x)
+        return self.u(rule(self.singular_values.astype(z.dtype), z, *parameters))
+
+    def to_signal(
+        self, rule: SpectralRule, y: jax.Array, *parameters: Any
+    ) -> jax.Array:
+        """Return V rule(s, U^H y, *parameters), (*shape)."""
+        z = self.u_adjoint(y)
+        s = self.singular_values.astype(z.dtype)
+        # What was not observed may be NaN; 0 times it must not be.
+        z = jnp.where((s > 0) | jnp.isfinite(z), z, 0)
+        return self.v(rule(s, z, *parameters))
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return U diag(s) V^H x."""
-        return self.u(self.singular_values.astype(x.dtype) * self.v_adjoint(x))
+        return self.to_measurement(jnp.multiply, x)
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         """Return V diag(s) U^H y."""
-        z = self.u_adjoint(y)
-        return self.v(self.singular_values.astype(z.dtype) * z)
+        return self.to_signal(jnp.multiply, y)
 
     def pinv(self, y: jax.Array, *, cutoff: Any = 0.0) -> jax.Array:
         """Return V diag(1/s) U^H y; singular values at rounding level count as zero.
@@ -145,18 +171,10 @@ class SpectralOperator(LinearOperator):
         Small ones do not, unless they are at or below `cutoff` times the largest;
         `Truncated` is the operator without them.
         """
-        z = self.u_adjoint(y)
-        inverse = self.inverse_singular_values(z.dtype, cutoff=cutoff)
-        # A selection, not only a product: what was not observed may be NaN.
-        return self.v(jnp.where(inverse > 0, inverse * z, 0))
+        return self.to_signal(_inverted, y, cutoff)
 
     def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
-        z = self.u_adjoint(y)
-        s = self.singular_values.astype(z.dtype)
-        seen = s > 0
-        # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
-        filtered = s / jnp.where(seen, s**2 + damping, 1) * z
-        return self.v(jnp.where(seen, filtered, 0))
+        return self.to_signal(_damped, y, damping)
 
     def inverse_singular_values(
         self, dtype: jax.typing.DTypeLike, *, cutoff: Any = 0.0
@@ -165,12 +183,23 @@ class SpectralOperator(LinearOperator):
 
         Also for those at or below `cutoff` times the largest.
         """
-        s = self.singular_values.astype(dtype)
-        # Fast transforms and small factors err by a few eps whatever the image size;
-        # the usual eps * size would discard a blur's genuine singular values.
-        rounding = 10 * jnp.finfo(s.dtype).eps * math.sqrt(s.size)
-        tiny = jnp.maximum(rounding, cutoff) * jnp.max(s, initial=0.0)
-        return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
+        return _inverse(self.singular_values.astype(dtype), cutoff)
+
+
+def _inverse(s: jax.Array, cutoff: Any) -> jax.Array:
+    tiny = jnp.maximum(rounding_level(s), cutoff * jnp.max(s, initial=0.0))
+    return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
+
+
+def _inverted(s: jax.Array, z: jax.Array, cutoff: Any) -> jax.Array:
+    inverse = _inverse(s, cutoff)
+    # A selection, not only a product: what is hardly observed may be infinite.
+    return jnp.where(inverse > 0, inverse * z, 0)
+
+
+def _damped(s: jax.Array, z: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+    # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
+    return safe_divide(s, s**2 + damping) * z
 
 
 class NoiseModel(abc.ABC):

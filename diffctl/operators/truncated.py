@@ -1,12 +1,13 @@
 """An operator without its small singular values, which noise-free solvers divide by."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.precision import as_computed
-from diffctl.operators.base import SpectralOperator
+from diffctl.operators.base import SpectralOperator, SpectralRule
 from diffctl.operators.checks import require
 from diffctl.pytree import pytree_dataclass, static
 
@@ -51,9 +52,19 @@ class Truncated(SpectralOperator):
 
     @property
     def singular_values(self) -> jax.Array:
-        s = self.operator.singular_values
-        smallest = self.cutoff.astype(s.dtype) * jnp.max(s, initial=0.0)
-        return jnp.where(s > smallest, s, 0)
+        return _truncated(self.operator.singular_values, self.cutoff)
+
+    def to_measurement(
+        self, rule: SpectralRule, x: jax.Array, *parameters: Any
+    ) -> jax.Array:
+        kept = partial(_on_the_kept, rule)
+        return self.operator.to_measurement(kept, x, self.cutoff, *parameters)
+
+    def to_signal(
+        self, rule: SpectralRule, y: jax.Array, *parameters: Any
+    ) -> jax.Array:
+        kept = partial(_on_the_kept, rule)
+        return self.operator.to_signal(kept, y, self.cutoff, *parameters)
 
     def restrict(self, y: Any) -> Any:
         return self.operator.restrict(y)
@@ -72,3 +83,13 @@ class Truncated(SpectralOperator):
 
     def u_adjoint(self, y: jax.Array) -> jax.Array:
         return self.operator.u_adjoint(y)
+
+
+def _truncated(s: jax.Array, cutoff: jax.Array) -> jax.Array:
+    return jnp.where(s > cutoff.astype(s.dtype) * jnp.max(s, initial=0.0), s, 0)
+
+
+def _on_the_kept(
+    rule: SpectralRule, s: jax.Array, z: jax.Array, cutoff: jax.Array, *parameters: Any
+) -> jax.Array:
+    return rule(_truncated(s, cutoff), z, *parameters)

@@ -148,3 +148,98 @@ def test_sample_moments():
 def test_bad_values_are_named(mean, covariance, message):
     with pytest.raises(ValueError, match=message):
         GaussianPrior.from_moments(mean, covariance)
+
+
+# The derivatives below are differences of these, which need no factorisation.
+def _laws(covariance, matrix, y, std, sigma):
+    """Return what prior and posterior say of X, by dense algebra in NumPy."""
+    gap = X.ravel() - MEAN.ravel()
+    observed = matrix @ covariance @ matrix.T + std**2 * np.eye(y.size)
+    gain = covariance @ matrix.T @ np.linalg.inv(observed)
+    mean = MEAN.ravel() + gain @ (y - matrix @ MEAN.ravel())
+    after = covariance - gain @ matrix @ covariance
+    total = covariance + sigma**2 * np.eye(4)
+    density = multivariate_normal(MEAN.ravel(), total).logpdf(X.ravel())
+    return np.concatenate(
+        [
+            covariance @ np.linalg.solve(total, gap) + MEAN.ravel(),
+            [density],
+            mean,
+            after.ravel(),
+            after @ np.linalg.solve(after + sigma**2 * np.eye(4), X.ravel() - mean),
+        ]
+    )
+
+
+def _found_laws(covariance, matrix, y, std, sigma):
+    law = GaussianPrior.from_moments(MEAN, covariance)
+    after = law.posterior(y, matrix, std)
+    return jnp.concatenate(
+        [
+            law.denoise(X, sigma).ravel(),
+            law.log_density(X, sigma)[None],
+            after.mean.ravel(),
+            after.covariance().ravel(),
+            (after.denoise(X, sigma) - after.mean).ravel(),
+        ]
+    )
+
+
+COVARIANCES = {
+    "equal": 0.3 * np.eye(4),
+    "singular": np.diag([0.5, 0.5, 0, 0]),
+    "zero": np.zeros((4, 4)),
+    "near": np.diag([0.3, 0.3 + 1e-9, 0.7, 0.7 + 1e-7]),
+    "distinct": COVARIANCE,
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", COVARIANCES)
+def test_derivatives_in_every_argument(name):
+    """First and second, in C, A, y, the noise and the level, along random lines."""
+    rng = np.random.default_rng(2)
+    start = (COVARIANCES[name], np.eye(4)[:2], Y, NOISE_STD, SIGMA)
+    turn = rng.normal(size=(4, 4))
+    change = (turn + turn.T, rng.normal(size=(2, 4)), rng.normal(size=2), 0.3, 0.2)
+
+    def at(t):
+        return tuple(a + t * b for a, b in zip(start, change, strict=True))
+
+    def slope(t):
+        return jax.jvp(lambda t: _found_laws(*at(t)), (t,), (1.0,))[1]
+
+    first, second = jax.jit(lambda t: jax.jvp(slope, (t,), (1.0,)))(0.0)
+    step = 1e-3
+    two, one, none, minus, minus_two = [_laws(*at(k * step)) for k in (2, 1, 0, -1, -2)]
+    expected = (8 * (one - minus) - (two - minus_two)) / (12 * step)
+    curved = (16 * (one + minus) - (two + minus_two) - 30 * none) / (12 * step**2)
+    # The differences themselves err by step^4, times fifth and sixth derivatives.
+    np.testing.assert_allclose(first, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(second, curved, rtol=1e-5, atol=1e-5)
+
+
+def test_a_posterior_of_equal_variances_has_the_published_slope():
+    law = GaussianPrior.from_moments(np.zeros(4), 0.3 * np.eye(4))
+    y = jnp.array([0.3, -0.2])
+    found = jax.grad(lambda std: law.posterior(y, jnp.eye(4)[:2], std).mean.sum())(0.2)
+    assert abs(found + 0.1038) < 5e-5
+
+
+@pytest.mark.usefixtures("x64")
+def test_draws_change_as_their_covariance_does():
+    """x = L n with L L^T = C: dL L^T + L dL^T = dC, also for equal variances."""
+    turn = np.random.default_rng(4).normal(size=(4, 4))
+    change, covariance = turn + turn.T, 0.3 * np.eye(4)
+    keys = jax.random.split(jax.random.key(0), 8)
+
+    def draws(covariance):
+        law = GaussianPrior.from_moments(np.zeros(4), covariance)
+        return jax.vmap(law.sample)(keys)
+
+    drawn, moved = jax.jvp(draws, (jnp.asarray(covariance),), (jnp.asarray(change),))
+    slope = np.linalg.lstsq(drawn, moved)[0].T  # dL L^{-1}
+    np.testing.assert_allclose(drawn @ slope.T, moved, **EXACT64)
+    np.testing.assert_allclose(
+        slope @ covariance + covariance @ slope.T, change, **EXACT64
+    )

@@ -69,11 +69,13 @@ def log_determinant(values: jax.Array, remainder: jax.Array) -> jax.Array:
 def _log_determinant_jvp(
     primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[jax.Array, jax.Array]:
+    values, remainder = primals
+
     def solve(column: jax.Array) -> jax.Array:
-        return shifted_solve(*primals, jnp.zeros((), column.dtype), column)
+        return shifted_solve(values, remainder, jnp.zeros((), column.dtype), column)
 
     change = jnp.diag(tangents[0]) + tangents[1]
-    return log_determinant(*primals), jnp.trace(jax.vmap(solve)(change))
+    return log_determinant(values, remainder), jnp.trace(jax.vmap(solve)(change))
 
 
 @jax.custom_jvp

@@ -204,7 +204,7 @@ class GaussianPrior(NoisyDensityPrior):
             matrix, self._spread(_matmul(self.eigenvectors.T, matrix.T))
         )
         return covariance + noise_std**2 * jnp.eye(
-            *covariance.shape[:1], dtype=covariance.dtype
+            matrix.shape[0], dtype=covariance.dtype
         )
 
     def _spread(self, turned: jax.Array) -> jax.Array:

@@ -73,23 +73,28 @@ def restore(folder: str | Path, like: Any) -> Any:
             paths, shapes and dtypes are not those of `like`; the message names them.
     """
     folder = Path(folder).absolute()
-    if not folder.exists():
-        raise CheckpointError(f"there is no checkpoint at {folder}: no such folder.")
-    generations = _generations(folder)
-    if not generations:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint of this library: it holds no saved "
-            "generation. Choose the folder that was given to `save`."
-        )
-    stored, item = _read(folder / f"{generations[-1]}")
+    entries, item = _read(_newest(folder))
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = [_describe_abstract(path, leaf) for path, leaf in leaves]
-    _check_same(folder, stored, wanted)
+    _check_same(folder, entries, wanted)
     values = [
         _rebuild(item.get(f"{i}"), entry, leaf)
-        for i, (entry, (_, leaf)) in enumerate(zip(stored, leaves, strict=True))
+        for i, (entry, (_, leaf)) in enumerate(zip(entries, leaves, strict=True))
     ]
     return jax.tree.unflatten(structure, values)
+
+
+def stored(folder: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a checkpoint by their paths, whatever its structure.
+
+    Raises:
+        CheckpointError: if `folder` is missing, damaged or not a checkpoint.
+    """
+    entries, item = _read(_newest(Path(folder).absolute()))
+    return {
+        entry["path"]: np.asarray(item.get(f"{i}", np.zeros(entry["shape"])))
+        for i, entry in enumerate(entries)
+    }
 
 
 def exists(folder: str | Path) -> bool:
@@ -108,6 +113,19 @@ def _generations(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def _newest(folder: Path) -> Path:
+    """Return the folder of the last generation; raise CheckpointError without one."""
+    if not folder.exists():
+        raise CheckpointError(f"there is no checkpoint at {folder}: no such folder.")
+    generations = _generations(folder)
+    if not generations:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of this library: it holds no saved "
+            "generation. Choose the folder that was given to `save`."
+        )
+    return folder / f"{generations[-1]}"
 
 
 def _is_empty_folder(folder: Path) -> bool:

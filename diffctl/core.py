@@ -322,6 +322,7 @@ class Solver(abc.ABC):
 
     requires: ClassVar[tuple[type, type]]  # operator class, prior class
     requires_noise: ClassVar[type] = object  # class of noise models
+    checked: ClassVar[tuple[str, ...]] = ()  # functions among the settings, by name
     cost_formula: ClassVar[str]  # network calls, for `diffctl list`
     reference: ClassVar[str]
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.source import PACKAGES, files, imports, module_name
 
-CORE = {"pytree", "core", "checkpoint"}
+CORE = {"pytree", "core", "checkpoint", "digest"}
 BELOW_CONTROL = CORE | {"numerics"}
 
 # What a room may import besides itself. Names are rooms, or modules of a room.
@@ -12,6 +12,7 @@ ALLOWED = {
     "pytree": set(),
     "core": {"pytree"},
     "checkpoint": set(),
+    "digest": set(),
     "numerics": CORE,
     "operators": BELOW_CONTROL,
     "diffusion": BELOW_CONTROL,

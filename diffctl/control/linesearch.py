@@ -74,6 +74,7 @@ def backtracking(
         tried = partial(attempt, step_size, result)
         return computed_where(missing, tried, result), None
 
-    nothing = SearchResult(trajectory, cost, jnp.zeros_like(cost), jnp.int32(0))
+    none = jnp.zeros_like(cost, dtype=jnp.int32)
+    nothing = SearchResult(trajectory, cost, jnp.zeros_like(cost), none)
     result, _ = lax.scan(rung, nothing, ladder)
     return result

@@ -83,11 +83,12 @@ class NoiseGrid:
     @classmethod
     def _on_host(cls, sigmas: Any, times: Any, schedule: Schedule) -> "NoiseGrid":
         _check_levels(sigmas)
-        return cls(
-            sigma=jnp.asarray(np.append(sigmas, 0.0)),
-            scale=jnp.asarray(np.append(schedule.scale(times), 1.0)),
-            time=jnp.asarray(np.append(times, schedule.clean_time)),
-        )
+        with jax.ensure_compile_time_eval():  # known numbers under `jax.jit` as well
+            return cls(
+                sigma=jnp.asarray(np.append(sigmas, 0.0)),
+                scale=jnp.asarray(np.append(schedule.scale(times), 1.0)),
+                time=jnp.asarray(np.append(times, schedule.clean_time)),
+            )
 
     @property
     def num_steps(self) -> int:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 def mse(x: jax.Array, x0: jax.Array) -> jax.Array:
     """Return the mean squared error on the [-1, 1] scale, without clipping, ()."""
+    if not x.size:
+        raise ValueError(f"an image of shape {x.shape} has no pixels to compare.")
     return jnp.mean((x - x0) ** 2)
 
 

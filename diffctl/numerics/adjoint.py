@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.dtypes import default_float
+from diffctl.numerics.varying import varying_alike
 
 
 def adjoint_of(f: Callable[[Any], Any], x_spec: Any) -> Callable[[Any], Any]:
@@ -57,8 +58,8 @@ def linear_adjoint(
     dtype = jnp.result_type(*jax.tree.leaves(y))
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = default_float()
-    x_spec = jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
-    return adjoint_of(f, x_spec)(y)
+    x, _ = varying_alike((jnp.zeros(shape, jnp.finfo(dtype).dtype), y))
+    return adjoint_of(f, x)(y)
 
 
 def _cast(leaf: Any, dtype: Any) -> jax.Array:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.sharding import Mesh, PartitionSpec
 
+from diffctl.numerics.varying import varying_alike
+
 Tree = TypeVar("Tree")
 
 
@@ -20,6 +22,7 @@ def computed_where(
     does. A `lax.cond` on a flag that differs between examples is always computed, and
     copies what it closes over, such as the weights of a network, for every example.
     """
+    needed, otherwise = varying_alike((needed, otherwise))
 
     def chosen() -> Tree:
         return jax.tree.map(

@@ -68,7 +68,8 @@ class Point(NamedTuple):
     @classmethod
     def first(cls, x: jax.Array, log_density: jax.Array, score: Any) -> "Point":
         """Return a point that nothing has been proposed at."""
-        return cls(x, log_density, score, jnp.int32(0), jnp.zeros_like(log_density))
+        none = jnp.zeros_like(log_density, dtype=jnp.int32)
+        return cls(x, log_density, score, none, jnp.zeros_like(log_density))
 
 
 def run_chain(

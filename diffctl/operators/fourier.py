@@ -7,6 +7,7 @@ drawn with the low frequencies in the middle go through `jnp.fft.ifftshift` firs
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.concrete import any_concrete
 from diffctl.numerics.counts import part_of
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
@@ -168,18 +169,17 @@ def column_mask(
 
 
 def _frequency_mask(mask: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    mask = jnp.asarray(mask)
+    given, mask = mask, jnp.asarray(mask)
     require(
         mask.shape == shape[:2],
         f"the sampling mask has shape {mask.shape}; expected {shape[:2]}, one entry "
         "per frequency, shared by the channels.",
     )
-    if not isinstance(mask, jax.core.Tracer):
-        require(
-            bool(jnp.all((mask == 0) | (mask == 1))),
-            "the sampling mask has entries other than 0 and 1; expected 1 for sampled "
-            "frequencies and 0 for the others.",
-        )
+    require(
+        not any_concrete(lambda entries: (entries != 0) & (entries != 1), given),
+        "the sampling mask has entries other than 0 and 1; expected 1 for sampled "
+        "frequencies and 0 for the others.",
+    )
     return jnp.where(mask > 0, 1.0, 0.0)[..., None]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.concrete import any_concrete
 from diffctl.numerics.dtypes import float_spec
 from diffctl.operators.base import LinearOperator, Operator
 from diffctl.operators.checks import require
@@ -72,9 +73,9 @@ _NO_TRANSPOSE = (NotImplementedError, AssertionError, RuntimeError)
 
 
 def _vanishes(tree: Any) -> bool:
-    """Return whether all leaves are zero; True for traced ones."""
-    return all(
-        isinstance(leaf, jax.core.Tracer) or not bool(jnp.any(leaf))
+    """Return whether all leaves are zero, as far as they are known."""
+    return not any(
+        any_concrete(lambda entries: entries != 0, leaf)
         for leaf in jax.tree.leaves(tree)
     )
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.concrete import any_concrete
 from diffctl.numerics.poisson import half_deviance, poisson_counts
 from diffctl.numerics.safe import safe_sqrt
 from diffctl.operators.base import NoiseModel, WhiteNoise
@@ -70,13 +71,13 @@ class GaussianNoise(WhiteNoise):
     def check(self, y: Any, clean: Any) -> None:
         reason = "the likelihood of noise-free data (which DDNM is made for) is"
         _require_positive("noise std", self.std, reason)
-        std = jnp.asarray(self.std)
+        dtype = jnp.result_type(jnp.result_type(self.std), jnp.float32)
         # Solvers divide by the square, and by ratios of it to singular values.
-        least = float(jnp.finfo(jnp.result_type(std, jnp.float32)).tiny) ** 0.4
+        least = float(jnp.finfo(dtype).tiny) ** 0.4
         require(
-            not _any_concrete(std < least),
+            not any_concrete(lambda std: std < least, self.std),
             f"noise std is {self.std}; expected at least {least:.1g}, since its square "
-            f"must be a number in {std.dtype}.",
+            f"must be a number in {dtype}.",
         )
 
 
@@ -136,11 +137,15 @@ class PoissonNoise(NoiseModel):
         _require_positive(
             "background", self.background, "a black pixel's likelihood is"
         )
-        counts = self._photons(y)
-        # y has rounded counts of 0 to either side.
-        rounding = self.peak * float(jnp.finfo(counts.dtype).eps)
+
+        def is_negative(y: Any, peak: Any, background: Any) -> Any:
+            counts = peak * (y + 1) / 2 + background
+            # y has rounded counts of 0 to either side.
+            rounding = peak * float(jnp.finfo(jnp.result_type(y)).eps)
+            return counts < -1e-3 * background - rounding
+
         require(
-            not _any_concrete(counts < -1e-3 * self.background - rounding),
+            not any_concrete(is_negative, y, self.peak, self.background),
             "the measurement has negative photon counts; expected "
             "y = 2 (counts - background) / peak - 1 with the peak and background of "
             "the noise model. Rescale it.",
@@ -173,9 +178,13 @@ class Categorical(NoiseModel):
         return jax.ShapeDtypeStruct((), jnp.int32)
 
     def check(self, y: Any, clean: Any) -> None:
+        require(
+            len(clean.shape) == 1,
+            f"the logits have shape {clean.shape}; expected (num_classes,), a vector.",
+        )
         num_classes = clean.shape[0]
         require(
-            not _any_concrete((jnp.asarray(y) < 0) | (jnp.asarray(y) >= num_classes)),
+            not any_concrete(lambda y: (y < 0) | (y >= num_classes), y),
             f"the label is {y}; expected an integer from 0 to {num_classes - 1}, the "
             "classes of the classifier.",
         )
@@ -230,11 +239,6 @@ def _standard_normal(key: jax.Array, like: jax.Array) -> jax.Array:
     return math.sqrt(2) * noise if jnp.iscomplexobj(like) else noise
 
 
-def _any_concrete(condition: jax.Array) -> bool:
-    """Return whether any entry holds; False for values that are only traced."""
-    return not isinstance(condition, jax.core.Tracer) and bool(jnp.any(condition))
-
-
 def _require_no_overflow(name: str, value: Any) -> None:
     """Refuse integers that lose their upper digits where a program is compiled."""
     whole = isinstance(value, int | np.integer | np.ndarray) and np.issubdtype(
@@ -249,7 +253,7 @@ def _require_no_overflow(name: str, value: Any) -> None:
 
 def _require_positive(name: str, value: Any, reason: str) -> None:
     require(
-        not _any_concrete(~((jnp.asarray(value) > 0) & jnp.isfinite(value))),
+        not any_concrete(lambda number: ~((number > 0) & np.isfinite(number)), value),
         f"{name} is {value}; expected a positive finite number, because {reason} not "
         "defined otherwise. Use a small positive value.",
     )

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffctl.numerics.concrete import any_concrete
 from diffctl.numerics.counts import part_of
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
@@ -65,7 +66,7 @@ class Mask(SpectralOperator):
             mask: boolean or 0/1, (*shape), or (H, W) or (H, W, 1) for all channels.
             shape: of the signal; any shape if `mask` has it, else (H, W, C).
         """
-        mask = jnp.asarray(mask)
+        given, mask = mask, jnp.asarray(mask)
         if mask.shape == shape[:-1]:
             mask = mask[..., None]
         require(
@@ -73,12 +74,11 @@ class Mask(SpectralOperator):
             f"mask has shape {mask.shape}; expected {shape}, or {shape[:-1]} for a "
             "mask shared by the channels. Signals are (height, width, channels).",
         )
-        if not isinstance(mask, jax.core.Tracer):
-            require(
-                bool(jnp.all((mask == 0) | (mask == 1))),
-                "mask has entries other than 0 and 1; expected 1 for observed pixels "
-                "and 0 for the others. Threshold it first, e.g. `mask > 0.5`.",
-            )
+        require(
+            not any_concrete(lambda entries: (entries != 0) & (entries != 1), given),
+            "mask has entries other than 0 and 1; expected 1 for observed pixels and 0 "
+            "for the others. Threshold it first, e.g. `mask > 0.5`.",
+        )
         observed = jnp.broadcast_to(mask, shape)
         return cls(mask=jnp.where(observed, 1.0, 0.0), shape=shape)
 

@@ -4,7 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffctl.numerics.concrete import concrete
 from diffctl.operators.base import Problem
 from diffctl.operators.checks import require
 from diffctl.operators.noise import GaussianNoise
@@ -59,10 +61,11 @@ def _check_measurement(y: Any, expected: Any) -> None:
     )
     leaves = zip(jax.tree.leaves(y), jax.tree.leaves(expected), strict=True)
     for leaf, spec in leaves:
-        _check_array(jnp.asarray(leaf), spec)
+        _check_array(leaf, spec)
 
 
-def _check_array(y: jax.Array, expected: jax.ShapeDtypeStruct) -> None:
+def _check_array(leaf: Any, expected: jax.ShapeDtypeStruct) -> None:
+    y = jax.typeof(leaf)
     batched = y.shape[1:] == expected.shape
     cure = (
         "It looks like a batch: use solve_batch, or jax.vmap."
@@ -79,9 +82,10 @@ def _check_array(y: jax.Array, expected: jax.ShapeDtypeStruct) -> None:
         f"the measurement has dtype {y.dtype}; expected {_kind(expected)}. "
         "Convert 8-bit images by `y / 127.5 - 1`.",
     )
-    if isinstance(y, jax.core.Tracer) or _kind(y) == "an integer":
+    numbers = concrete(leaf)
+    if numbers is None or _kind(y) == "an integer":
         return
-    bad = int(jnp.sum(~jnp.isfinite(y)))
+    bad = int(np.sum(~np.isfinite(numbers)))
     require(
         bad == 0,
         f"the measurement has {bad} NaN or infinite entries of {y.size}; expected "
@@ -91,19 +95,21 @@ def _check_array(y: jax.Array, expected: jax.ShapeDtypeStruct) -> None:
 
 def _check_range(problem: Problem) -> None:
     """Compare the size of a measurement with the largest that an image can give."""
-    bound, y = problem.operator.bound, problem.y
+    with jax.ensure_compile_time_eval():  # known, where the operator is known
+        bound = problem.operator.bound
     if bound is None or not isinstance(problem.noise, GaussianNoise):
         return
-    limit = bound + _MAX_SIGMAS * jnp.asarray(problem.noise.std)
-    too_large = jnp.max(jnp.abs(y)) > limit
-    if isinstance(too_large, jax.core.Tracer) or not bool(too_large):
+    bound, std, y = map(concrete, (bound, problem.noise.std, problem.y))
+    if bound is None or std is None or y is None:
         return
-    raise ValueError(
-        f"the measurement reaches {float(jnp.max(jnp.abs(y))):.3g} in size; expected "
-        f"at most {float(limit):.3g} for images in [-1, 1] with noise std "
-        f"{float(problem.noise.std):.3g}. Convert 8-bit data by `y / 127.5 - 1` and "
-        "[0, 1] data by `2 * y - 1`."
-    )
+    limit, largest = bound + _MAX_SIGMAS * std, np.max(np.abs(y), initial=0)
+    if largest > limit:
+        raise ValueError(
+            f"the measurement reaches {float(largest):.3g} in size; expected at most "
+            f"{float(limit):.3g} for images in [-1, 1] with noise std "
+            f"{float(std):.3g}. Convert 8-bit data by `y / 127.5 - 1` and [0, 1] data "
+            "by `2 * y - 1`."
+        )
 
 
 def _kind(array: Any) -> str:

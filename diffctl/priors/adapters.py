@@ -108,6 +108,8 @@ class CycleSpinning(ProximalPrior):
         return self.inner.shape
 
     def prox(self, x: jax.Array, step: jax.Array) -> jax.Array:
+        if not self.shifts:
+            raise ValueError("shifts is empty; expected at least one, such as (0, 0).")
         found = [self._at(x, step, shift) for shift in self.shifts]
         return sum(found[1:], start=found[0]) / len(found)
 

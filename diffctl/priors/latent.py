@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffctl.core import DiffusionPrior, EncodedPrior, SeverityPrior
+from diffctl.numerics.concrete import concrete
 from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.safe import squared_norm
 from diffctl.priors.storage import read_model
@@ -87,12 +89,11 @@ class LinearAutoencoder(Autoencoder):
         Raises:
             ValueError: the columns of D are not independent.
         """
-        decoder = jnp.asarray(decoder)
-        rank = int(jnp.linalg.matrix_rank(decoder))
-        if rank < decoder.shape[1]:
+        known, decoder = concrete(decoder), jnp.asarray(decoder)
+        if known is not None and np.linalg.matrix_rank(known) < decoder.shape[1]:
             raise ValueError(
-                f"the decoder {decoder.shape} has rank {rank}; expected independent "
-                "columns, so that every latent can be found again."
+                f"the decoder {decoder.shape} has rank {np.linalg.matrix_rank(known)}; "
+                "expected independent columns, so that every latent can be found again."
             )
         return cls(
             decoder=decoder,

@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from diffctl.core import Solution, Solver
 from diffctl.numerics.batching import chunked_vmap, shared_out
+from diffctl.numerics.concrete import concrete
 from diffctl.operators.base import Problem
 from diffctl.solvers import progress
 from diffctl.solvers.driver import run
@@ -62,12 +64,13 @@ def solve_batch(
     size = _batch_size(mapped)
 
     flags = jax.tree.unflatten(structure, is_mapped)
-    number = _first_finite(problems.y, flags.y, size)
-    first = _example(problems, flags, number)
+    known = jax.tree.map(_on_host, problems, flags)
+    number = _first_finite(known.y, flags.y, size)
+    first = _example(known, flags, number)
     with _naming(number):
         at_once = _at_once(size, chunk_size, mesh)
         check_inputs(first, prior, solver, examples=at_once)
-    _check_noise(problems, flags, first.operator.measurement_spec(), size)
+    _check_noise(known, flags, first.operator.measurement_spec(), size)
     ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
     if ids.shape != (size,):
         raise ValueError(
@@ -160,7 +163,10 @@ def _batch_size(mapped: list[Any]) -> int:
             f"The mapped leaves have the batch sizes {sorted(sizes)}; expected one "
             "size. Mark shared leaves with None in `axes`."
         )
-    return int(sizes.pop())
+    size = int(sizes.pop())
+    if size == 0:
+        raise ValueError("the batch is empty; expected at least one example.")
+    return size
 
 
 def _at_once(size: int, chunk_size: int | None, mesh: Mesh | None) -> int:
@@ -173,6 +179,15 @@ def _at_once(size: int, chunk_size: int | None, mesh: Mesh | None) -> int:
     return own * mesh.size if mesh.devices.flat[0].platform == "cpu" else own
 
 
+def _on_host(leaf: Any, is_mapped: bool) -> Any:
+    """Return a leaf with a batch axis in NumPy, if its numbers are known.
+
+    Checks take it apart, which under `jax.jit` must not be traced.
+    """
+    numbers = concrete(leaf) if is_mapped else None
+    return leaf if numbers is None else numbers
+
+
 def _example(batch: Any, is_mapped: Any, i: int) -> Any:
     """Return example i of a pytree some of whose leaves have a batch axis."""
     return jax.tree.map(lambda leaf, flag: leaf[i] if flag else leaf, batch, is_mapped)
@@ -183,12 +198,13 @@ def _first_finite(y: Any, is_mapped: Any, size: int) -> int:
 
     A ruined example gets a status and leaves the others alone, also if it comes first.
     """
-    finite = jnp.ones(size, bool)
-    for leaf, flag in zip(jax.tree.leaves(y), jax.tree.leaves(is_mapped), strict=True):
-        if flag:
-            within = tuple(range(1, jnp.ndim(leaf)))
-            finite &= jnp.all(jnp.isfinite(leaf), axis=within)
-    return 0 if isinstance(finite, jax.core.Tracer) else int(jnp.argmax(finite))
+    leaves = zip(jax.tree.leaves(y), jax.tree.leaves(is_mapped), strict=True)
+    known = [leaf for leaf, flag in leaves if flag and isinstance(leaf, np.ndarray)]
+
+    def is_finite(i: int) -> bool:
+        return all(np.all(np.isfinite(leaf[i])) for leaf in known)
+
+    return next(filter(is_finite, range(size)), 0)
 
 
 def _check_noise(problems: Problem, is_mapped: Problem, clean: Any, size: int) -> None:

@@ -158,6 +158,7 @@ class NonlinearConjugatePiGDM(ConjugateGuidance):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    checked: ClassVar[tuple[str, ...]] = ("h_pinv",)
 
     h_pinv: NonlinearInverse = static()
 

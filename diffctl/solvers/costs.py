@@ -62,7 +62,16 @@ def squared_residual(problem: Problem) -> ComposedCost:
     return ComposedCost(map=problem.residual, loss=GaussianLoss(std=math.sqrt(0.5)))
 
 
+def averaging_count(problem: Problem) -> Any:
+    """Return m, the number of entries observed, for averages over them, ().
+
+    1 where nothing is observed: a mean of nothing is 0, not 0 / 0.
+    """
+    count = problem.operator.num_observed()
+    return max(count, 1) if isinstance(count, int) else jnp.maximum(count, 1)
+
+
 def mean_squared_residual(problem: Problem) -> ComposedCost:
     """Return l0(x0) = |A(x0) - y|^2 / m, m the number of entries observed."""
-    std = safe_sqrt(problem.operator.num_observed() / 2)
+    std = safe_sqrt(averaging_count(problem) / 2)
     return ComposedCost(map=problem.residual, loss=GaussianLoss(std=std))

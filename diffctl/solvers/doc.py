@@ -92,6 +92,7 @@ class DOC(Solver):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    checked: ClassVar[tuple[str, ...]] = ("terminal",)
     cost_formula: ClassVar[str] = (
         "T (3 + n (tries + 1)) fwd + T (1 + n (rank + 1)) VJP (tries of a line search)"
     )

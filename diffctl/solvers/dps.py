@@ -83,6 +83,7 @@ class DPS(LevelSolver):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    checked: ClassVar[tuple[str, ...]] = ("cost",)
     cost_formula: ClassVar[str] = "T fwd + T VJP"
     reference: ClassVar[str] = (
         "Chung et al., Diffusion Posterior Sampling for General Noisy Inverse "

@@ -2,9 +2,9 @@
 
     carry, xs = init;    carry, trace = step(carry, x) for x in xs;    x0 = finalize
 
-A step whose result is not finite is not taken: the carry stays at the last finite one
-and the example's status says so. A start that is not finite has zeros in these places.
-Nothing here raises inside a compiled program.
+A step whose result or misfit is not finite is not taken: the carry stays at the last
+finite one and the example's status says so. A start that is not finite has zeros in
+these places. Nothing here raises inside a compiled program.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from diffctl.core import Solution, Solver, Stats, Status, StepTrace
 from diffctl.numerics.finite import finite_or_zero, tree_is_finite
+from diffctl.numerics.varying import varying_alike
 from diffctl.operators.base import Problem
 from diffctl.solvers import progress
+from diffctl.solvers.promises import check_promises
 from diffctl.solvers.requirements import check_inputs
 
 Record = Callable[[Any, StepTrace], Any]
@@ -67,7 +70,9 @@ def run(
     report: bool = False,
 ) -> Solution:
     """Do the work of `solve`: traceable, without checks and without jit."""
-    carry, finite, xs = guarded_start(key, problem, prior, solver)
+    arguments = varying_alike((key, problem, prior, solver))
+    key, problem, prior, solver = arguments
+    carry, finite, xs = guarded_start(*arguments)
     num_steps = count_steps(xs)
 
     def body(state: tuple[Any, jax.Array], at: Any) -> tuple[Any, Any]:
@@ -95,8 +100,10 @@ def guarded_start(
 
     Solvers that start from the measurement inherit its NaNs.
     """
+    check_promises(problem, prior, solver)
     carry, xs = solver.init(key, problem, prior)
-    return finite_or_zero(carry), tree_is_finite(carry), xs
+    start = finite_or_zero(carry), tree_is_finite(carry), xs
+    return varying_alike((*start, key))[:3]
 
 
 def guarded_step(
@@ -104,7 +111,8 @@ def guarded_step(
 ) -> tuple[Any, jax.Array, StepTrace]:
     """Take a step unless it, or one before it, leads to a NaN or an infinity."""
     proposed, trace = solver.step(carry, x, problem, prior)
-    finite = finite & tree_is_finite(proposed)
+    _require_shapes(solver, "step", (proposed, trace.misfit), (carry, 0.0))
+    finite = finite & tree_is_finite((proposed, trace.misfit))
     carry = jax.tree.map(partial(jnp.where, finite), proposed, carry)
     return carry, finite, trace
 
@@ -120,6 +128,8 @@ def conclude(
 ) -> Solution:
     """Assemble the solution from the final carry and the stacked step traces."""
     x = solver.finalize(carry, problem, prior)
+    if isinstance(x, jax.Array):
+        _require_shapes(solver, "finalize", x, np.empty(prior.shape))
     ok = finite & tree_is_finite(x)
     outside = solver.calls_outside_steps()
 
@@ -140,6 +150,16 @@ def conclude(
     )
 
 
+def _require_shapes(solver: Solver, method: str, found: Any, expected: Any) -> None:
+    """Raise ValueError where JAX would broadcast what a method of a solver returns."""
+    shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (found, expected)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{method} of {type(solver).__name__} returns the shapes {shapes[0]}; "
+            f"expected {shapes[1]}."
+        )
+
+
 def count_steps(xs: Any) -> int:
     """Return the length of the leading axis that the leaves of `xs` share."""
     return int(jax.tree.leaves(xs)[0].shape[0])
@@ -150,8 +170,8 @@ def check(solution: Solution) -> Solution:
 
     For use on the host, on a batch or a single example.
     """
-    status = jnp.atleast_1d(solution.status)
-    failed = [int(i) for i in jnp.flatnonzero(status != Status.OK)]
+    status = np.atleast_1d(np.asarray(solution.status))
+    failed = [int(i) for i in np.flatnonzero(status != Status.OK)]
     if failed:
         code = Status(int(status[failed[0]]))
         raise FloatingPointError(

@@ -62,6 +62,7 @@ class ILVR(ReplacementSolver):
         up: linear upsampling, `(operator, y) -> signal`.
     """
 
+    checked: ClassVar[tuple[str, ...]] = ("up",)
     reference: ClassVar[str] = (
         "Choi et al., ILVR: Conditioning Method for Denoising Diffusion Probabilistic "
         "Models, ICCV 2021"

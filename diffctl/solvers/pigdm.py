@@ -271,6 +271,7 @@ class NonlinearPiGDM(PseudoinverseGuidance):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    checked: ClassVar[tuple[str, ...]] = ("h_pinv",)
 
     h_pinv: NonlinearInverse = static()
 

@@ -48,11 +48,12 @@ class Dataset:
 
         Every epoch is a fresh permutation; a remainder smaller than a batch is dropped.
         """
-        per_epoch = len(self.images) // size
-        if per_epoch == 0:
+        if not 1 <= size <= len(self.images):
             raise ValueError(
-                f"The batch size {size} exceeds the {len(self.images)} images."
+                f"the batch size is {size}; expected 1 to {len(self.images)}, the "
+                "number of images."
             )
+        per_epoch = len(self.images) // size
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng((seed, epoch)).permutation(len(self.images))
         chosen = order[place * size : (place + 1) * size]

@@ -28,7 +28,13 @@ def denoising_error(
 
     Costs N forwards.
     """
+    _require_images(images)
     return _denoising_error(prior, images, sigma, key, chunk_size)
+
+
+def _require_images(images: jax.Array) -> None:
+    if not len(images):
+        raise ValueError("there are no images to average over; expected at least one.")
 
 
 def _error(
@@ -49,6 +55,7 @@ def classification_accuracy(
     net: Any, images: jax.Array, labels: jax.Array, *, chunk_size: int = 200
 ) -> jax.Array:
     """Return the share of images (N, *shape) whose largest logit is the label, ()."""
+    _require_images(images)
     return _classification_accuracy(net, images, labels, chunk_size)
 
 

@@ -254,6 +254,7 @@ def test_a_batch_is_a_loop_and_reports_honestly(case):
         _assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], batch), alone)
     for ruined in (0, -1):
         _check_isolation(watched, batch, ruined)
+        _check_huge(watched, batch, ruined)
 
 
 def _check_calls(case: Case, calls: Counter[str], batch: Solution) -> None:
@@ -275,7 +276,27 @@ def _solve_batch(instance: Instance) -> Solution:
 def _check_isolation(instance: Instance, before: Solution, ruined: int) -> None:
     """Ruin one example: it alone must notice."""
     is_label = isinstance(instance.problems.noise, Categorical)
-    bad = 0 if is_label else jnp.nan
+    after = _with_ruined(instance, before, ruined, 0 if is_label else jnp.nan)
+    if not is_label:
+        assert after.status[ruined] == Status.NONFINITE
+        assert jnp.all(jnp.isfinite(after.x))
+
+
+def _check_huge(instance: Instance, before: Solution, ruined: int) -> None:
+    """A finite measurement whose square is infinite: a misfit that is not finite is a
+    status."""
+    if isinstance(instance.problems.noise, Categorical):
+        return
+    after = _with_ruined(instance, before, ruined, 1e20)
+    assert jnp.all(jnp.isfinite(after.x))
+    if after.status[ruined] == Status.OK:
+        chex.assert_tree_all_finite(after.stats.misfit[ruined])
+
+
+def _with_ruined(
+    instance: Instance, before: Solution, ruined: int, bad: float
+) -> Solution:
+    """Solve a batch with one measurement replaced, which the others do not notice."""
     y = jax.tree.map(lambda leaf: leaf.at[ruined].set(bad), instance.problems.y)
     problems = dataclasses.replace(instance.problems, y=y)
     with listen(lambda *_: None):
@@ -283,9 +304,7 @@ def _check_isolation(instance: Instance, before: Solution, ruined: int) -> None:
     others = jnp.delete(jnp.arange(BATCH), ruined)
     kept = jax.tree.map(lambda leaf: leaf[others], (before, after))
     chex.assert_trees_all_close(*kept, **EXACT32)
-    if not is_label:
-        assert after.status[ruined] == Status.NONFINITE
-        assert jnp.all(jnp.isfinite(after.x))
+    return after
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,19 @@ def test_a_bad_problem_is_named(name):
         ops.validate_problem(make(), SHAPE)
 
 
+@pytest.mark.parametrize("name", BAD)
+def test_known_values_are_looked_at_under_a_trace_too(name):
+    make, message = BAD[name]
+    problem = make()
+
+    def traced(x):
+        ops.validate_problem(problem, SHAPE)
+        return x
+
+    with pytest.raises(ValueError, match=message):
+        jax.jit(traced)(X)
+
+
 def test_good_problems_pass():
     ops.validate_problem(_good(), SHAPE)
     ops.validate_problem(_stacked((X, X)))

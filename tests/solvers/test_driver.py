@@ -8,10 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffctl.core import LearnedVariancePrior, Status
+from diffctl.core import Calls, LearnedVariancePrior, Solver, Status, StepTrace
 from diffctl.diffusion import AncestralLearned
 from diffctl.operators import FunctionOperator, GaussianNoise, Problem, SpectralOperator
-from diffctl.solvers import DPS, listen, solve, solve_batch, solve_stepwise
+from diffctl.priors import Quadratic
+from diffctl.pytree import pytree_dataclass
+from diffctl.solvers import (
+    ADMM,
+    DPS,
+    PiGDM,
+    check,
+    listen,
+    solve,
+    solve_batch,
+    solve_stepwise,
+)
+from diffctl.solvers.driver import run
 from tests.solvers.bed import SIZE, bed, grid, mixture
 from tests.tolerances import REORDER32
 
@@ -71,6 +83,60 @@ def test_a_missing_capability_names_solvers_that_do_without():
     learned = DPS(grid=grid(3), reverse=AncestralLearned())
     with pytest.raises(TypeError, match="predicts no variance"):
         solve(KEY, problem, prior, learned)
+
+
+HUGE = {
+    "dps": (mixture, DPS(grid=grid(4))),
+    "pigdm": (mixture, PiGDM(grid=grid(4))),
+    "admm": (lambda: Quadratic.create((SIZE,), 1.0), ADMM(num_steps=4)),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_misfit_that_is_infinite_is_a_status(name):
+    """Finite measurements whose square is not."""
+    prior, solver = HUGE[name]
+    problem = dataclasses.replace(bed().problem(), y=jnp.full(3, 1e20))
+    solution = solve(KEY, problem, prior(), solver)
+    assert solution.status == Status.NONFINITE
+    assert jnp.all(jnp.isfinite(solution.x))
+    with pytest.raises(FloatingPointError, match="1 of 1 examples failed"):
+        check(solution)
+
+
+@pytree_dataclass
+class _Counts(Solver):
+    """Counts its steps, with misfits that are given."""
+
+    misfits: jax.Array
+
+    def init(self, key, problem, prior):
+        return jnp.zeros(prior.shape), self.misfits
+
+    def step(self, carry, x, problem, prior):
+        return carry + 1, StepTrace(misfit=x, calls=Calls())
+
+    def finalize(self, carry, problem, prior):
+        return carry
+
+
+@pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
+def test_a_misfit_on_the_way_is_a_status(bad):
+    """The step before is the last that is taken, although all iterates are finite."""
+    problem, prior, _ = _arguments()
+    solver = _Counts(misfits=jnp.array([3.0, 2.0, bad, 1.0]))
+    solution = run(KEY, problem, prior, solver)
+    assert solution.status == Status.NONFINITE
+    chex.assert_trees_all_equal(solution.x, jnp.full(SIZE, 2.0))
+    fine = run(KEY, problem, prior, _Counts(misfits=jnp.ones(4)))
+    assert fine.status == Status.OK
+
+
+def test_an_early_end_is_no_failure():
+    """Misfits of steps not taken are NaN, which says nothing about those taken."""
+    solution = solve_stepwise(KEY, *_arguments(), on_step=lambda state: True)
+    assert jnp.sum(jnp.isnan(solution.stats.misfit)) == 3
+    assert solution.status == Status.OK
 
 
 def test_a_step_that_overflows_is_not_taken():

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
+from diffctl.numerics.concrete import is_known
 from diffctl.numerics.precision import as_computed
 
 
@@ -13,7 +13,7 @@ def check_weight(weight: Any) -> None:
 
     It has to be so in the precision of the computation, too.
     """
-    if isinstance(weight, jax.core.Tracer):
+    if not is_known(weight):
         return
     computed = as_computed(weight)
     if not 0 < computed < np.inf:

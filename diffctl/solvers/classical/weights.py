@@ -22,10 +22,12 @@ import numpy as np
 from jax import lax
 
 from diffctl.core import QuadraticPrior
+from diffctl.numerics.concrete import any_concrete, is_known
 from diffctl.numerics.precision import as_computed
 from diffctl.numerics.vectors import from_vector, to_vector, vector_size
 from diffctl.operators.base import Problem
 from diffctl.solvers.classical.tikhonov import Tikhonov
+from diffctl.solvers.costs import averaging_count
 from diffctl.solvers.driver import run
 from diffctl.solvers.ranges import check_setting
 from diffctl.solvers.requirements import check_inputs, linear
@@ -73,13 +75,12 @@ def tune_weight_by_discrepancy(
         )
     check_inputs(problem, prior, solver)
     misfits = [
-        float(_misfit(problem, _changed(prior, weight=w), solver))
-        for w in (least, most)
+        _misfit(problem, _changed(prior, weight=w), solver) for w in (least, most)
     ]
-    if not misfits[0] <= 1 <= misfits[1]:
+    if any_concrete(lambda low, high: ~((low <= 1) & (high >= 1)), *misfits):
+        low, high = map(float, misfits)
         raise ValueError(
-            f"the misfit is {misfits[0]:.3g} with weight {least:g} and "
-            f"{misfits[1]:.3g} with "
+            f"the misfit is {low:.3g} with weight {least:g} and {high:.3g} with "
             f"{most:g}; expected 1 in between, where the noise explains it. Above 1 "
             "the noise is stronger than its std says, or the operator is another one; "
             "below 1 it is weaker. Correct the std, or move `least` and `most`."
@@ -119,12 +120,19 @@ def tune_weight_by_cross_validation(
     estimator of the trace of the influence matrix, 1990.
     """
     solver = Tikhonov() if solver is None else solver
-    weights = jnp.asarray(weights)
-    positive = bool(jnp.all((weights > 0) & jnp.isfinite(weights)))
-    if weights.ndim != 1 or not weights.size or not positive:
+    given, weights = weights, jnp.asarray(weights)
+    out_of_range = is_known(given) and not np.all(
+        (as_computed(given) > 0) & np.isfinite(as_computed(given))
+    )
+    if weights.ndim != 1 or not weights.size or out_of_range:
         raise ValueError(
             f"weights is {weights} with shape {weights.shape}; expected positive "
             "numbers in a row, such as jnp.logspace(-3, 3, 25)."
+        )
+    if any_concrete(lambda count: count == 0, problem.operator.num_observed()):
+        raise ValueError(
+            "the operator observes nothing; expected a measurement, for which weights "
+            "differ. Choose the weight by hand."
         )
     check_setting("tune_weight_by_cross_validation", "num_probes", num_probes)
     check_inputs(problem, _changed(prior, weight=weights[0]), solver)
@@ -140,8 +148,8 @@ def cross_validation_score(
     num_probes: int,
 ) -> jax.Array:
     """Return (2) in units of s_y^2 for the weight of the prior, ()."""
-    numbers = jnp.asarray(problem.operator.num_observed())
-    free = 1 - influence_trace(key, problem, prior, solver, num_probes) / numbers
+    influence = influence_trace(key, problem, prior, solver, num_probes)
+    free = 1 - influence / averaging_count(problem)
     return _misfit(problem, prior, solver) / free**2
 
 
@@ -209,7 +217,7 @@ def _bisect(
 def _misfit(problem: Problem, prior: QuadraticPrior, solver: Tikhonov) -> jax.Array:
     """Return |A x(w) - y|^2 / (m s_y^2), (): 1 in (1)."""
     x = _solution(problem, prior, solver)
-    return 2 * problem.misfit(x) / jnp.asarray(problem.operator.num_observed())
+    return 2 * problem.misfit(x) / averaging_count(problem)
 
 
 def _solution(problem: Problem, prior: QuadraticPrior, solver: Tikhonov) -> jax.Array:

@@ -93,6 +93,7 @@ class REDDiff(Solver):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, DiffusionPrior)
+    checked: ClassVar[tuple[str, ...]] = ("data_loss",)
     cost_formula: ClassVar[str] = "T fwd"
     reference: ClassVar[str] = (
         "Mardani et al., A Variational Perspective on Solving Inverse Problems with "

@@ -28,7 +28,7 @@ def averaged_residual(problem: Problem, x0: jax.Array) -> jax.Array:
     that lambda means something else for every kind of measurement.
     """
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.y))
-    return squared_residual(problem, x0) * (x0.size / size)
+    return squared_residual(problem, x0) * (x0.size / max(size, 1))
 
 
 def negative_log_likelihood(problem: Problem, x0: jax.Array) -> jax.Array:

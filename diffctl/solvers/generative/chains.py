@@ -87,6 +87,7 @@ class DensityChain(Chain):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, LogDensityPrior)
+    checked: ClassVar[tuple[str, ...]] = ("start_from",)
     cost_formula: ClassVar[str] = "(n L + 1) fwd + (n L + 1) VJP, L leapfrog steps"
     reference: ClassVar[str] = (
         "Roberts and Tweedie, Exponential convergence of Langevin distributions and "

@@ -33,6 +33,7 @@ class DensityMAP(Minimiser):
     """
 
     requires: ClassVar[tuple[type, type]] = (Operator, LogDensityPrior)
+    checked: ClassVar[tuple[str, ...]] = ("start_from",)
     cost_formula: ClassVar[str] = "n R fwd + n R VJP, R starts"
     reference: ClassVar[str] = (
         "Du and Mordatch, Implicit generation and modeling with energy based models, "

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from diffctl.numerics.descent import Descent
 from diffctl.numerics.safe import squared_norm
+from diffctl.numerics.varying import varying_alike
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass, static
-from diffctl.solvers.costs import mean_squared_residual
+from diffctl.solvers.costs import averaging_count, mean_squared_residual
 from diffctl.solvers.requirements import noise_std
 
 Threshold = Callable[[Problem], Any]
@@ -46,7 +47,7 @@ class Fit:
     def __call__(self, problem: Problem, start: jax.Array) -> jax.Array:
         """Return a point near `start` that explains the measurement."""
         misfit = mean_squared_residual(problem)
-        anchor = self.anchor / problem.operator.num_observed()
+        anchor = self.anchor / averaging_count(problem)
         enough = self.threshold(problem)
 
         def loss(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,6 +62,6 @@ class Fit:
             kept = jax.tree.map(lambda a, b: jnp.where(going_on, a, b), moved, state)
             return kept, None
 
-        state = (start, self.descent.init(start))
+        state = varying_alike((start, self.descent.init(start)))
         (x, _), _ = jax.lax.scan(body, state, None, length=self.num_steps)
         return x

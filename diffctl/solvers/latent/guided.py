@@ -43,6 +43,8 @@ class GuidedLatent(LatentLevelSolver):
         unit: coordinates in which the scales are meant.
     """
 
+    checked: ClassVar[tuple[str, ...]] = ("cost",)
+
     reverse: OneCallStep = DDIM(eta=0.0)
     guidance_scale: Any = 1.0
     cost: Callable[[Problem], ComposedCost] = static(default=residual_norm)

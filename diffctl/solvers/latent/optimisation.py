@@ -66,6 +66,8 @@ class LatentOptimisation(IterativeSolver):
         stopping: which iterate of a restart counts.
     """
 
+    checked: ClassVar[tuple[str, ...]] = ("cost",)
+
     num_steps: int = static(default=1000)
     num_restarts: int = static(default=2)
     descent: Descent = Descent.adam(0.01)

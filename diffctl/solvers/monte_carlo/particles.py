@@ -43,6 +43,7 @@ from diffctl.solvers.monte_carlo.resampling import (
     log_mean_weight,
     relative_weights,
 )
+from diffctl.solvers.promises import check_promises
 from diffctl.solvers.requirements import check_inputs
 
 
@@ -250,6 +251,7 @@ def particles(
 def _particles(
     key: jax.Array, problem: Problem, prior: DiffusionPrior, solver: ParticleSolver
 ) -> Particles:
+    check_promises(problem, prior, solver)
     whole = WholeEnsemble(solver=solver)
     return driver.run(key, problem, prior, whole).x  # type: ignore[return-value]
 

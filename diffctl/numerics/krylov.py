@@ -9,6 +9,9 @@ its derivative diverges on the singular systems that masks and down-sampling giv
 Here the number of products is fixed, finished systems are frozen by a mask, and
 derivatives are implicit: one more solve, never a derivative of the iteration, which is
 wrong whenever the iteration ends early.
+
+Units do not matter: |r|^2 and <p, N p> would over- or underflow float32 for a b of 1e20
+or 1e-20, so b and N are divided by powers of two, which rounds nothing.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffctl.numerics.safe import safe_divide, squared_norm
+from diffctl.numerics.safe import binary_scale, safe_divide, squared_norm
 
 Map = Callable[[Any], Any]
 
@@ -97,71 +100,99 @@ def least_squares_cg(
     1e-15, float64). Reverse mode costs two solves.
     """
     _check_budget(num_steps)
+    y_unit = binary_scale(y)
+    pulled = adjoint(_divided(y, y_unit))
+    # About |A|: the square of a small or a large A need not fit.
+    map_unit = binary_scale(pulled)
+
+    def scaled_forward(x: Any) -> Any:
+        return _divided(forward(x), map_unit)
+
+    def scaled_adjoint(y: Any) -> Any:
+        return _divided(adjoint(y), map_unit)
 
     def normal(x: Any) -> Any:
-        return _axpy(damping, x, adjoint(forward(x)))
+        # Not divided twice: XLA would divide by the square, which need not fit.
+        own = damping * (1 / map_unit) * (1 / map_unit)
+        return _axpy(own, x, scaled_adjoint(scaled_forward(x)))
 
     def solve(product: Map, rhs: Any) -> Any:
         return _iterate(product, rhs, num_steps, None)
 
     def solve_any(product: Map, cotangent: Any) -> Any:
         """Solve for any right-hand side, in the range of A^H or not."""
+
         # Without damping only the part in the range of A^H has a solution. It is
         # A^H w with w the least-squares solution of A^H w = cotangent.
-        w = _iterate(lambda v: forward(adjoint(v)), forward(cotangent), num_steps, None)
+        def outer(v: Any) -> Any:
+            return scaled_forward(scaled_adjoint(v))
+
+        unit = binary_scale(cotangent)
+        scaled = _divided(cotangent, unit)
+        w = _iterate(outer, scaled_forward(scaled), num_steps, None)
         in_range = jax.tree.map(
             lambda full, part: jnp.where(jnp.greater(damping, 0), full, part),
-            cotangent,
-            adjoint(w),
+            scaled,
+            scaled_adjoint(w),
         )
-        return solve(product, in_range)
+        return _times(unit, solve(product, in_range))
 
-    return lax.custom_linear_solve(normal, adjoint(y), solve, solve_any, symmetric=True)
+    rhs = _divided(pulled, map_unit)
+    x = lax.custom_linear_solve(normal, rhs, solve, solve_any, symmetric=True)
+    return _times(y_unit / map_unit, x)
 
 
 class _State(NamedTuple):
+    """One iterate for the right-hand side b / |b|; x is in units of 1 / |N|."""
+
     x: Any
     residual: Any
     direction: Any
     residual_squared: jax.Array
-    largest: jax.Array  # Rayleigh quotient <p, N p> / <p, p> so far
+    largest: jax.Array  # Rayleigh quotient <p, N p> / <p, p> so far, over `unit`
+    unit: jax.Array  # about |N|, a power of two; 1 before the first product
 
 
 def _iterate(matvec: Map, b: Any, num_steps: int, tol: float | None) -> Any:
     """Run `num_steps` steps from zero; freeze on convergence and on breakdown."""
     noise = _ROUNDING * jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps
-    b_squared = _squared_norm(b)
+    b_unit = binary_scale(b)
+    scaled = _divided(b, b_unit)
+    b_squared = _squared_norm(scaled)
     threshold = jnp.square(noise if tol is None else tol) * b_squared
 
     def step(state: _State, _: None) -> tuple[_State, None]:
-        product = matvec(state.direction)
+        product = _divided(matvec(state.direction), state.unit)
         curvature = _inner(state.direction, product)
-        direction_squared = _squared_norm(state.direction)
-        largest = jnp.maximum(state.largest, safe_divide(curvature, direction_squared))
+        quotient = safe_divide(curvature, _squared_norm(state.direction))
+        largest = jnp.maximum(state.largest, quotient)
         # Rounding leaves a residual in the null space of a singular N, where a step
         # would be unbounded: such a direction has no curvature but rounding.
-        solvable = curvature > noise * largest * direction_squared
+        solvable = quotient > noise * largest
         active = (state.residual_squared > threshold) & solvable
         size = jnp.where(active, safe_divide(state.residual_squared, curvature), 0)
         residual = _axpy(-size, product, state.residual)
         residual_squared = _squared_norm(residual)
         ratio = safe_divide(residual_squared, state.residual_squared)
+        # The first product tells the unit of N.
+        change = jnp.where(state.largest > 0, 1, binary_scale(largest))
         new = _State(
-            x=_axpy(size, state.direction, state.x),
+            x=_axpy(size * change, state.direction, state.x),
             residual=residual,
             direction=_axpy(ratio, state.direction, residual),
             residual_squared=residual_squared,
-            largest=largest,
+            largest=largest / change,
+            unit=state.unit * change,
         )
         kept = jax.tree.map(lambda n, old: jnp.where(active, n, old), new, state)
         return kept, None
 
-    zero = jax.tree.map(jnp.zeros_like, b)
-    start = _State(zero, b, b, b_squared, jnp.zeros_like(b_squared))
+    zero, nothing = jax.tree.map(jnp.zeros_like, b), jnp.zeros_like(b_squared)
+    start = _State(zero, scaled, scaled, b_squared, nothing, jnp.ones_like(b_squared))
     final, _ = lax.scan(step, start, None, length=num_steps)
     # No comparison holds for a NaN, so that the zero of the start would be the answer.
-    solved = jnp.isfinite(b_squared)
-    return jax.tree.map(lambda leaf: jnp.where(solved, leaf, jnp.nan), final.x)
+    factor = jnp.where(jnp.isfinite(b_squared), b_unit / final.unit, jnp.nan)
+    return _times(factor, final.x)
 
 
 def _check_budget(num_steps: int) -> None:
@@ -184,3 +215,13 @@ def _inner(a: Any, b: Any) -> jax.Array:
 def _axpy(factor: jax.typing.ArrayLike, x: Any, y: Any) -> Any:
     """Return factor * x + y without changing the dtype of `y`."""
     return jax.tree.map(lambda u, v: jnp.asarray(factor, v.real.dtype) * u + v, x, y)
+
+
+def _times(factor: jax.Array, tree: Any) -> Any:
+    """Return factor * x without changing the dtype of x."""
+    return jax.tree.map(lambda x: factor.astype(x.real.dtype) * x, tree)
+
+
+def _divided(tree: Any, divisor: jax.Array) -> Any:
+    """Return x / divisor without changing the dtype of x."""
+    return jax.tree.map(lambda x: x / divisor.astype(x.real.dtype), tree)

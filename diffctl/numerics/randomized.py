@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffctl.numerics.batching import chunked_vmap
+from diffctl.numerics.safe import binary_scale
 from diffctl.numerics.vectors import (
     from_vector,
     to_vector,
@@ -129,7 +130,7 @@ def randomized_svd(
         probe_chunk=probe_chunk,
     )
     projected = _columns(vjp, q, probe_chunk)  # M^T Q, (d, k)
-    right, small = jnp.linalg.qr(lax.stop_gradient(projected))
+    right, small = jnp.linalg.qr(_scaled(projected))
     w_v, _, w_u = jnp.linalg.svd(small)  # M^T Q = right (w_v s w_u)
     v = _matmul(right, w_v[:, :rank])
     rotation = w_u[:rank].T
@@ -177,7 +178,7 @@ def randomized_eigh(
         q = _orthonormal(_columns(product, q, probe_chunk))
     small = _matmul(q.T, _columns(product, q, probe_chunk))
     small = (small + small.T) / 2
-    _, vectors = jnp.linalg.eigh(lax.stop_gradient(small))
+    _, vectors = jnp.linalg.eigh(_scaled(small))
     rotation = vectors[:, : -rank - 1 : -1]
     eigenvalues = jnp.sum(rotation * _matmul(small, rotation), axis=0)
     return EigenFactors(_matmul(q, rotation), jnp.maximum(eigenvalues, 0))
@@ -230,8 +231,18 @@ def _columns(product: Product, matrix: jax.Array, chunk: int | None) -> jax.Arra
 
 
 def _orthonormal(matrix: jax.Array) -> jax.Array:
-    q, _ = jnp.linalg.qr(lax.stop_gradient(matrix))
+    q, _ = jnp.linalg.qr(_scaled(matrix))
     return q
+
+
+def _scaled(matrix: jax.Array) -> jax.Array:
+    """Return the matrix, as a constant, in a unit whose squares fit.
+
+    Not every device's factorisations scale by themselves; the factors that are used
+    here do not depend on it.
+    """
+    constant = lax.stop_gradient(matrix)
+    return constant / binary_scale(constant)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

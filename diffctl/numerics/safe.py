@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 
@@ -30,19 +31,76 @@ def safe_divide(
     return jnp.where(nonzero, quotient, otherwise)
 
 
+def binary_scale(tree: Any) -> jax.Array:
+    """Return the largest power of two up to max |entry|, (); 1 for zeros and for NaN.
+
+    Dividing by it makes squares fit whatever the unit of the entries, and rounds
+    nothing. A constant to autodiff: what is divided by a power of two and multiplied by
+    it again does not depend on it. Its inverse is a normal number too, since compilers
+    multiply by that and flush what is smaller to zero.
+
+    Args:
+        tree: an array or a pytree of arrays, real or complex; a complex entry counts
+            as its two parts.
+    """
+    largest = jax.tree.reduce(jnp.maximum, jax.tree.map(_largest, tree))
+    largest = lax.stop_gradient(largest)
+    useful = (largest > 0) & jnp.isfinite(largest)
+    mantissa, _ = jnp.frexp(jnp.where(useful, largest, 1))
+    power = jnp.where(useful, largest, 1) / (2 * mantissa)
+    return jnp.minimum(power, 1 / jnp.finfo(power.dtype).tiny)
+
+
+@jax.custom_jvp
 def safe_norm(tree: Any) -> jax.Array:
     """Return the Euclidean norm of all entries of a pytree; gradient 0 at zero.
+
+    Right for entries of any size: their squares may over- or underflow.
 
     Args:
         tree: an array or a pytree of arrays, real or complex.
 
     Returns:
-        A real scalar. Entries are not rescaled: the squares must not overflow.
+        A real scalar.
     """
-    return safe_sqrt(jax.tree.reduce(jnp.add, jax.tree.map(squared_norm, tree)))
+    scale = binary_scale(tree)
+    squares = jax.tree.map(lambda leaf: squared_norm(leaf / scale), tree)
+    return scale * safe_sqrt(jax.tree.reduce(jnp.add, squares))
+
+
+@safe_norm.defjvp
+def _safe_norm_jvp(
+    primals: tuple[Any], tangents: tuple[Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Multiply the change by x / |x|, so that its own size is kept as well."""
+    (tree,), (change,) = primals, tangents
+    scale = binary_scale(tree)
+    scaled = jax.tree.map(lambda leaf: leaf / scale, tree)
+    norm = safe_norm(scaled)
+    along = jax.tree.map(
+        lambda leaf, by: jnp.sum(real_product(safe_divide(leaf, norm), by)),
+        scaled,
+        change,
+    )
+    return scale * norm, jax.tree.reduce(jnp.add, along)
 
 
 def squared_norm(x: ArrayLike) -> jax.Array:
-    """Return sum |x|^2 of an array, real or complex, as a real scalar."""
+    """Return sum |x|^2 of an array, real or complex, as a real scalar.
+
+    The squares must fit: divide by `binary_scale` where the unit of x is not known.
+    """
     x = jnp.asarray(x)
-    return jnp.sum(jnp.square(jnp.real(x)) + jnp.square(jnp.imag(x)))
+    return jnp.sum(real_product(x, x))
+
+
+def real_product(x: ArrayLike, y: ArrayLike) -> jax.Array:
+    """Return Re(conj(x) y) of every pair of entries."""
+    return jnp.real(x) * jnp.real(y) + jnp.imag(x) * jnp.imag(y)
+
+
+def _largest(x: ArrayLike) -> jax.Array:
+    x = jnp.asarray(x)
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    each = [jnp.max(jnp.abs(part), initial=0) for part in parts]
+    return jax.tree.reduce(jnp.maximum, each)

@@ -204,14 +204,14 @@ def photon_counts() -> Problem:
     return dataclasses.replace(linear_gaussian(), y=jnp.asarray(y), noise=noise)
 
 
-def _frequencies(x: jax.Array) -> jax.Array:
-    return jnp.fft.fft(x)[:NUM_MEASURED] / 2
+def _frequencies(x: jax.Array, gain: jax.Array) -> jax.Array:
+    return gain * jnp.fft.fft(x)[:NUM_MEASURED]
 
 
 def two_views() -> Problem:
     """A tuple of a complex and a real measurement."""
     operator = stack(
-        LinearFunctionOperator.create(_frequencies, (SIZE,)),
+        LinearFunctionOperator.create(_frequencies, (SIZE,), jnp.asarray(0.5)),
         linear_gaussian().operator,
     )
     real, imaginary, other = _rng(14).normal(size=(3, BATCH, NUM_MEASURED)) / 2

@@ -57,7 +57,7 @@ def conjugate_gradient(
     _check_budget(num_steps)
 
     def solve(product: Map, rhs: Any) -> Any:
-        return _iterate(product, rhs, num_steps, tol)
+        return _iterate(product, rhs, num_steps, tol, jnp.ones(()))
 
     def solve_from_zero(rhs: Any) -> Any:
         real = all(jnp.isrealobj(leaf) for leaf in jax.tree.leaves(rhs))
@@ -101,98 +101,106 @@ def least_squares_cg(
     """
     _check_budget(num_steps)
     y_unit = binary_scale(y)
-    pulled = adjoint(_divided(y, y_unit))
-    # About |A|: the square of a small or a large A need not fit.
-    map_unit = binary_scale(pulled)
-
-    def scaled_forward(x: Any) -> Any:
-        return _divided(forward(x), map_unit)
-
-    def scaled_adjoint(y: Any) -> Any:
-        return _divided(adjoint(y), map_unit)
+    pulled = adjoint(_times(1 / y_unit, y))
+    # About |A|, whose square need not fit.
+    root = binary_scale(pulled)
 
     def normal(x: Any) -> Any:
-        # Not divided twice: XLA would divide by the square, which need not fit.
-        own = damping * (1 / map_unit) * (1 / map_unit)
-        return _axpy(own, x, scaled_adjoint(scaled_forward(x)))
+        return _axpy(damping, x, adjoint(forward(x)))
 
-    def solve(product: Map, rhs: Any) -> Any:
-        return _iterate(product, rhs, num_steps, None)
+    def scaled_normal(x: Any) -> Any:
+        measured = _times(1 / root, forward(x))
+        own = damping * (1 / root) * (1 / root)
+        return _axpy(own, x, _times(1 / root, adjoint(measured)))
 
-    def solve_any(product: Map, cotangent: Any) -> Any:
+    def solve(_: Map, rhs: Any) -> Any:
+        return _iterate(normal, rhs, num_steps, None, root)
+
+    def solve_any(_: Map, cotangent: Any) -> Any:
         """Solve for any right-hand side, in the range of A^H or not."""
-
         # Without damping only the part in the range of A^H has a solution. It is
         # A^H w with w the least-squares solution of A^H w = cotangent.
-        def outer(v: Any) -> Any:
-            return scaled_forward(scaled_adjoint(v))
-
         unit = binary_scale(cotangent)
-        scaled = _divided(cotangent, unit)
-        w = _iterate(outer, scaled_forward(scaled), num_steps, None)
+        scaled = _times(1 / unit, cotangent)
+        outer = _times(1 / root, forward(scaled))
+        w = _iterate(lambda v: forward(adjoint(v)), outer, num_steps, None, root)
         in_range = jax.tree.map(
             lambda full, part: jnp.where(jnp.greater(damping, 0), full, part),
             scaled,
-            scaled_adjoint(w),
+            _times(1 / root, adjoint(w)),
         )
-        return _times(unit, solve(product, in_range))
+        return _times(unit, _iterate(normal, in_range, num_steps, None, root))
 
-    rhs = _divided(pulled, map_unit)
-    x = lax.custom_linear_solve(normal, rhs, solve, solve_any, symmetric=True)
-    return _times(y_unit / map_unit, x)
+    rhs = _times(1 / root, pulled)
+    x = lax.custom_linear_solve(scaled_normal, rhs, solve, solve_any, symmetric=True)
+    return _times(y_unit / root, x)
 
 
 class _State(NamedTuple):
-    """One iterate for the right-hand side b / |b|; x is in units of 1 / |N|."""
+    """The iterate for N / root^2 and a right-hand side of about 1."""
 
     x: Any
     residual: Any
-    direction: Any
+    direction: Any  # p / root: where N p / root^2 needs no power of `root` that is lost
     residual_squared: jax.Array
-    largest: jax.Array  # Rayleigh quotient <p, N p> / <p, p> so far, over `unit`
-    unit: jax.Array  # about |N|, a power of two; 1 before the first product
+    largest: jax.Array  # Rayleigh quotient <p, N p> / <p, p> / root^2 so far
+    root: jax.Array  # about sqrt(|N|) from the first step on, a power of two
 
 
-def _iterate(matvec: Map, b: Any, num_steps: int, tol: float | None) -> Any:
-    """Run `num_steps` steps from zero; freeze on convergence and on breakdown."""
+def _iterate(
+    matvec: Map, b: Any, num_steps: int, tol: float | None, root: jax.Array
+) -> Any:
+    """Solve N x / root^2 = b by `num_steps` steps from zero.
+
+    The iterate freezes on convergence and on breakdown.
+    """
     noise = _ROUNDING * jnp.finfo(jnp.result_type(*jax.tree.leaves(b))).eps
-    b_unit = binary_scale(b)
-    scaled = _divided(b, b_unit)
+    unit = binary_scale(b)
+    scaled = _times(1 / unit, b)
     b_squared = _squared_norm(scaled)
     threshold = jnp.square(noise if tol is None else tol) * b_squared
 
     def step(state: _State, _: None) -> tuple[_State, None]:
-        product = _divided(matvec(state.direction), state.unit)
+        product = matvec(state.direction)
         curvature = _inner(state.direction, product)
-        quotient = safe_divide(curvature, _squared_norm(state.direction))
+        direction = _times(state.root, state.direction)
+        quotient = safe_divide(curvature, _squared_norm(direction))
         largest = jnp.maximum(state.largest, quotient)
         # Rounding leaves a residual in the null space of a singular N, where a step
         # would be unbounded: such a direction has no curvature but rounding.
         solvable = quotient > noise * largest
         active = (state.residual_squared > threshold) & solvable
         size = jnp.where(active, safe_divide(state.residual_squared, curvature), 0)
-        residual = _axpy(-size, product, state.residual)
+        residual = _axpy(-size / state.root, product, state.residual)
         residual_squared = _squared_norm(residual)
         ratio = safe_divide(residual_squared, state.residual_squared)
         # The first product tells the unit of N.
-        change = jnp.where(state.largest > 0, 1, binary_scale(largest))
+        change = jnp.where(state.largest > 0, 1, binary_scale(jnp.sqrt(largest)))
+        root = state.root * change
         new = _State(
-            x=_axpy(size * change, state.direction, state.x),
+            x=_axpy(size * change * change, direction, state.x),
             residual=residual,
-            direction=_axpy(ratio, state.direction, residual),
+            direction=_times(1 / root, _axpy(ratio, direction, residual)),
             residual_squared=residual_squared,
-            largest=largest / change,
-            unit=state.unit * change,
+            largest=largest / change / change,
+            root=root,
         )
         kept = jax.tree.map(lambda n, old: jnp.where(active, n, old), new, state)
         return kept, None
 
-    zero, nothing = jax.tree.map(jnp.zeros_like, b), jnp.zeros_like(b_squared)
-    start = _State(zero, scaled, scaled, b_squared, nothing, jnp.ones_like(b_squared))
+    start = _State(
+        x=jax.tree.map(jnp.zeros_like, b),
+        residual=scaled,
+        direction=_times(1 / root, scaled),
+        residual_squared=b_squared,
+        largest=jnp.zeros_like(b_squared),
+        root=root,
+    )
     final, _ = lax.scan(step, start, None, length=num_steps)
     # No comparison holds for a NaN, so that the zero of the start would be the answer.
-    factor = jnp.where(jnp.isfinite(b_squared), b_unit / final.unit, jnp.nan)
-    return _times(factor, final.x)
+    solved = jnp.isfinite(b_squared)
+    change = final.root / root
+    return _times(jnp.where(solved, unit / (change * change), jnp.nan), final.x)
 
 
 def _check_budget(num_steps: int) -> None:
@@ -220,8 +228,3 @@ def _axpy(factor: jax.typing.ArrayLike, x: Any, y: Any) -> Any:
 def _times(factor: jax.Array, tree: Any) -> Any:
     """Return factor * x without changing the dtype of x."""
     return jax.tree.map(lambda x: factor.astype(x.real.dtype) * x, tree)
-
-
-def _divided(tree: Any, divisor: jax.Array) -> Any:
-    """Return x / divisor without changing the dtype of x."""
-    return jax.tree.map(lambda x: x / divisor.astype(x.real.dtype), tree)

@@ -49,7 +49,9 @@ def backtracking(
 
     Cost: T forwards per try. A candidate whose cost is not finite is refused.
     """
-    promised = sufficient_decrease * jnp.abs(jnp.sum(policy.slope))
+    # Not 0 * inf where c = 0 and the slope, a square of gradients, does not fit.
+    slope = jnp.where(sufficient_decrease > 0, jnp.sum(policy.slope), 0)
+    promised = sufficient_decrease * jnp.abs(slope)
     # Made on the host: XLA's exp2 is a rounding error off at exact powers.
     ladder = jnp.asarray(0.5 ** np.arange(max_tries), cost.dtype)
     gains = policy.gains

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.control.policy import HIGHEST
-from diffctl.numerics import safe_norm, squared_norm
+from diffctl.numerics import safe_divide, safe_norm, safe_sqrt, squared_norm
 from diffctl.pytree import pytree_dataclass
-
-# The norm has no Hessian at zero; below this length the residual counts as this long.
-SMALLEST_NORM = 1e-12
 
 
 class OuterLoss(abc.ABC):
@@ -38,7 +35,7 @@ class GaussianLoss(OuterLoss):
     std: Any  # (), positive
 
     def __call__(self, z: jax.Array) -> jax.Array:
-        return 0.5 * squared_norm(z) / jnp.square(self.std)
+        return 0.5 * squared_norm(z / self.std)
 
     def hessian_root(self, z: jax.Array, w: jax.Array) -> jax.Array:
         return w / self.std
@@ -60,17 +57,18 @@ class NormLoss(OuterLoss):
     """|z|, not squared; its gradient does not vanish at the solution.
 
     The terminal cost of Li and Pereira's experiments. l'' = (I - n n^T) / |z| with
-    n = z / |z|, and the projector is its own square root.
+    n = z / |z|, and the projector is its own square root. At z = 0, where there is no
+    Hessian, it counts as 0. A weight or a damping beside |z| has the unit of z.
     """
 
     def __call__(self, z: jax.Array) -> jax.Array:
         return safe_norm(z)
 
     def hessian_root(self, z: jax.Array, w: jax.Array) -> jax.Array:
-        length = jnp.maximum(safe_norm(z), SMALLEST_NORM)
-        unit = z / length
+        length = safe_norm(z)
+        unit = safe_divide(z, length)
         projected = w - unit * jnp.vdot(unit, w, precision=HIGHEST)
-        return projected / jnp.sqrt(length)
+        return safe_divide(projected, safe_sqrt(length))
 
 
 @pytree_dataclass

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffctl.numerics.safe import safe_divide, safe_sqrt
+from diffctl.numerics.safe import binary_scale, safe_divide, safe_sqrt
 
 # (s, *parameters) -> f(s), entry by entry, with f(0) = 0.
 Rule = Callable[..., jax.Array]
@@ -35,7 +35,8 @@ def soft_threshold(z: jax.Array, threshold: jax.typing.ArrayLike) -> jax.Array:
 
 def group_norms(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Return the norms over `axes`, which are kept with length 1; () for |z|."""
-    return safe_sqrt(jnp.sum(z**2, axis=axes, keepdims=True))
+    unit = binary_scale(z)
+    return unit * safe_sqrt(jnp.sum((z / unit) ** 2, axis=axes, keepdims=True))
 
 
 def group_threshold(

@@ -20,7 +20,7 @@ from diffctl.numerics.adjoint import linear_adjoint
 from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.factors import rounding_level
 from diffctl.numerics.krylov import least_squares_cg
-from diffctl.numerics.safe import safe_divide
+from diffctl.numerics.safe import binary_scale, safe_divide
 from diffctl.pytree import pytree_dataclass
 
 # (s, z, *parameters) -> coordinates, entry by entry and linear in z.
@@ -198,8 +198,10 @@ def _inverted(s: jax.Array, z: jax.Array, cutoff: Any) -> jax.Array:
 
 
 def _damped(s: jax.Array, z: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+    inverse = 1 / binary_scale(s)  # a square in the unit of A need not fit
+    scaled, own = inverse * s, damping * inverse * inverse
     # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
-    return safe_divide(s, s**2 + damping) * z
+    return safe_divide(scaled, scaled**2 + own) * (inverse * z)
 
 
 class NoiseModel(abc.ABC):

@@ -227,11 +227,12 @@ def released_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
 class SimplifiedDDNMPlus(NullSpaceSolver):
     """DDNM+ without a singular system, for operators whose A^+ does not amplify noise.
 
-        w  = min(1, sigma' / sigma_y),   g^2 = sigma'^2 - w^2 sigma_y^2
+        w  = min(1, sigma' / s),   g^2 = sigma'^2 - w^2 s^2,   s = sigma_y / gain
         x' = D + w A^+ (y - A D) + g (eta z + sqrt(1 - eta^2) eps_hat)
 
-    Exact in measured directions with singular value 1 (inpainting); in unmeasured ones
-    the noise g is smaller than the level sigma' asks for.
+    Exact in measured directions whose singular value is `gain`, the published 1 for
+    inpainting; in unmeasured ones the noise g is smaller than the level sigma' asks
+    for.
 
     Requirements: a linear operator and white noise of known standard deviation.
 
@@ -241,13 +242,15 @@ class SimplifiedDDNMPlus(NullSpaceSolver):
     g, and applies g to noise that is already scaled; that is `released_code`.
 
     Args: see `NullSpaceSolver`; eta = 1 is the paper's variant for DDPM; and
-        room: `(sigma', sigma_y) -> (w, g)`.
+        room: `(sigma', s) -> (w, g)`.
+        gain: (), of y over x, positive; multiply it along with the unit of y.
     """
 
     requires: ClassVar[tuple[type, type]] = (LinearOperator, DiffusionPrior)
     requires_noise: ClassVar[type] = WhiteNoise
 
     room: Room = static(default=paper_room)
+    gain: Any = 1.0
 
     @classmethod
     def released_code(cls, *, num_steps: int = 100) -> "SimplifiedDDNMPlus":
@@ -263,7 +266,7 @@ class SimplifiedDDNMPlus(NullSpaceSolver):
         noise: jax.Array,
     ) -> jax.Array:
         now, next = levels
-        weight, spread = self.room(next.sigma, noise_std(problem))
+        weight, spread = self.room(next.sigma, noise_std(problem) / self.gain)
         eps_hat = (x - x0_hat) / now.sigma
         kept = safe_sqrt(1 - jnp.asarray(self.eta, x.dtype) ** 2) * eps_hat
         corrected = x0_hat + weight * towards_data(problem, x0_hat)

@@ -80,7 +80,8 @@ class DOC(Solver):
         reverse: reverse step used as dynamics.
         optimizer: backward pass, update rule and linearisation.
         control_weight: () or (T,), of the running cost, non-negative, in units of
-            `weighting`.
+            `weighting` and of the terminal cost: with the published |A(x0) - y| it and
+            the damping go with the unit of y, with the likelihood they have none.
         start_scale: (), standard deviation of the initial state z_0. At 1 it is a draw
             from the prior's noise and the result varies with the key; at 0 it is the
             noise's mode and the result a deterministic point estimate, which has the

@@ -77,7 +77,9 @@ class DPS(LevelSolver):
     Args:
         grid: noise levels, T steps.
         reverse: one-call reverse step; its `bound` is inside the gradient.
-        guidance_scale: (), weight of the gradient; 0 samples unconditionally.
+        guidance_scale: (), weight of the gradient; 0 samples unconditionally. The
+            published ones are for y of the unit of an image: for c y and c A divide
+            them by c, or take the cost `likelihood`, which has no unit.
         cost: `problem -> ComposedCost`.
         unit: coordinates in which `guidance_scale` is meant.
     """

@@ -33,6 +33,8 @@ RANGES: Mapping[str, Range] = {
     "threshold": _UNIT,
     "momentum": _PART,
     "signal_std": _POSITIVE,
+    "gain": _POSITIVE,
+    "unit": _POSITIVE,
     "initial_std": _POSITIVE,
     "sigma_score": _POSITIVE,
     "kappa": _POSITIVE,

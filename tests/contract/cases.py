@@ -158,8 +158,9 @@ class Case:
     # Kinds of calls that one example can skip, but not under vmap.
     calls_depend_on_batch: tuple[str, ...] = ()
     deterministic: bool = False  # the same result for every key
-    # It depends on the units of y: by residual norms, unit-norm operators, training.
-    depends_on_units: bool = False
+    # Settings in units of y, by step sizes on residuals, operators that count as of
+    # norm 1, or training: where they are, and the power of the unit.
+    units: tuple[tuple[str, int], ...] = ()
     # It follows y whatever sigma_y: takes y for noise-free, normalises its few steps,
     # has a flat prior, or was trained for one sigma_y.
     follows_y: bool = False
@@ -661,15 +662,48 @@ _SEARCH = {"calls_depend_on_batch": ("fwd",)}
 _LATE_START = {"calls_depend_on_batch": ("fwd", "vjp")}
 _TWIN = {"twin": True}
 _FIXED = {"deterministic": True}
-_UNITS = {"depends_on_units": True}
 _FOLLOWS = {"follows_y": True}
-_RESIDUAL = _UNITS | _FOLLOWS
+
+
+def _units(**powers: int) -> dict[str, Any]:
+    """Return what a row says of its settings; `a__b` stands for the field b of a."""
+    return {"units": tuple((k.replace("__", "."), p) for k, p in powers.items())}
+
+
+# A step along the gradient of |y - A x|, and along that of its square.
+_STEP = _FOLLOWS | _units(solver__guidance_scale=-1)
+_INNER_STEP = _FOLLOWS | _units(solver__inner__guidance_scale=-1)
+_GUIDED_STEP = _FOLLOWS | _units(solver__guided__guidance_scale=-1)
+_GUIDED_SQUARE = _FOLLOWS | _units(solver__guided__guidance_scale=-2)
+_DESCENT = _FOLLOWS | _units(solver__descent__unit=2)
+_SQUARE = _FOLLOWS | _units(solver__data_weight=-2)
+# Weights beside |y - A x|.
+_WEIGHTS = _FOLLOWS | _units(
+    solver__control_weight=1, solver__optimizer__update__damping=1
+)
+_PSLD = _FOLLOWS | _units(solver__guidance_scale=-1, solver__correction=-2)
+_FITS = {
+    "guided__guidance_scale": -1,
+    "pixels__descent__unit": 2,
+    "latents__descent__unit": 2,
+}
+_RESAMPLE = _FOLLOWS | _units(**{f"solver__{k}": p for k, p in _FITS.items()})
+_SEVERITY = {"prior__severity_encoder__matrix": -1}
+_FLASH = _FOLLOWS | _units(solver__inner__guidance_scale=-1, **_SEVERITY)
+_FLASH_FITS = {f"solver__inner__{k}": p for k, p in _FITS.items()}
+_FLASH_RESAMPLE = _FOLLOWS | _units(**_FLASH_FITS, **_SEVERITY)
+# Operators of norm 1, and networks that were trained on y.
+_GAIN = _units(solver__gain=1)
+_TWIST_GAIN = _units(solver__twist__gain=1)
+_TRAINED_MEAN = _FOLLOWS | _units(prior__gain=-1)
+_TRAINED_SAMPLE = _FOLLOWS | _units(prior__mean__gain=-1)
+_TRAINED_MODEL = _FOLLOWS | _units(prior__matrix=1, prior__noise_std=1)
 
 CASES = [
-    Case("dps", dps, gaussian, linear_gaussian, **_RESIDUAL),
+    Case("dps", dps, gaussian, linear_gaussian, **_STEP),
     Case("dps_class", dps_likelihood, mixture, three_classes),
     Case("dps_counts", dps_likelihood, mixture, photon_counts),
-    Case("dps_views", dps, mixture, two_views),
+    Case("dps_views", dps, mixture, two_views, **_STEP),
     Case("doc", doc, mixture, linear_gaussian, deterministic=True, **_FOLLOWS),
     Case("doc_counts", doc, mixture, photon_counts, deterministic=True, **_TWIN),
     Case("doc_views", doc, mixture, two_views, deterministic=True, **_TWIN),
@@ -678,16 +712,16 @@ CASES = [
     Case("doc_output", doc_output, mixture, linear_gaussian, **_SEARCH, **_TWIN),
     Case("doc_stored", doc_stored, mixture, linear_gaussian, **_SEARCH, **_TWIN),
     Case("doc_ilqr_class", doc_ilqr, mixture, three_classes, **_SEARCH, **_TWIN),
-    Case("doc_paper", doc_paper, mixture, linear_gaussian, **_TWIN, **_FOLLOWS),
-    Case("doc_released", doc_released, mixture, linear_gaussian, **_TWIN, **_FOLLOWS),
+    Case("doc_paper", doc_paper, mixture, linear_gaussian, **_TWIN, **_WEIGHTS),
+    Case("doc_released", doc_released, mixture, linear_gaussian, **_TWIN, **_WEIGHTS),
     Case("ddrm", ddrm, mixture, linear_gaussian),
     Case("ddnm", ddnm, mixture, linear_gaussian, **_FOLLOWS),
     Case("ddnm_travel", ddnm_travel, mixture, linear_gaussian, **_TWIN, **_FOLLOWS),
     Case("ddnm_plus", ddnm_plus, mixture, linear_gaussian),
-    Case("ddnm_simplified", ddnm_simplified, mixture, linear_gaussian, **_UNITS),
+    Case("ddnm_simplified", ddnm_simplified, mixture, linear_gaussian, **_GAIN),
     Case("score_sde", score_sde, mixture, linear_gaussian, **_FOLLOWS),
     Case("ilvr", ilvr, mixture, linear_gaussian, **_FOLLOWS),
-    Case("mcg", mcg, mixture, linear_gaussian, **_RESIDUAL),
+    Case("mcg", mcg, mixture, linear_gaussian, **_GUIDED_STEP),
     Case("pigdm", pigdm, mixture, linear_gaussian),
     Case("pigdm_noiseless", pigdm_noiseless, mixture, linear_gaussian, **_FOLLOWS),
     Case("pigdm_nonlinear", pigdm_nonlinear, mixture, linear_gaussian, **_FOLLOWS),
@@ -702,18 +736,18 @@ CASES = [
     Case("dds", dds, mixture, linear_gaussian),
     Case("diffpir", diffpir, mixture, linear_gaussian),
     Case("diffpir_class", diffpir_first_order, mixture, three_classes),
-    Case("red_diff", red_diff, mixture, linear_gaussian, **_RESIDUAL),
+    Case("red_diff", red_diff, mixture, linear_gaussian, **_SQUARE),
     Case("tmpd", tmpd, mixture, linear_gaussian),
     Case("tmpd_diagonal", tmpd_diagonal, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_row_sums", tmpd_row_sums, mixture, linear_gaussian, **_TWIN),
     Case("tmpd_hutchinson", tmpd_hutchinson, mixture, linear_gaussian, **_TWIN),
-    Case("ldps", ldps, latent_gaussian, linear_gaussian, **_TWIN, **_RESIDUAL),
-    Case("gml_dps", gml_dps, latent_gaussian, linear_gaussian, **_RESIDUAL),
-    Case("psld", psld, latent_gaussian, linear_gaussian, **_RESIDUAL),
-    Case("stsl", stsl, latent_gaussian, linear_gaussian, **_RESIDUAL),
-    Case("resample", resample, latent_gaussian, linear_gaussian, **_RESIDUAL),
-    Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START, **_RESIDUAL),
-    Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_RESIDUAL),
+    Case("ldps", ldps, latent_gaussian, linear_gaussian, **_TWIN, **_STEP),
+    Case("gml_dps", gml_dps, latent_gaussian, linear_gaussian, **_STEP),
+    Case("psld", psld, latent_gaussian, linear_gaussian, **_PSLD),
+    Case("stsl", stsl, latent_gaussian, linear_gaussian, **_GUIDED_SQUARE),
+    Case("resample", resample, latent_gaussian, linear_gaussian, **_RESAMPLE),
+    Case("flash", flash, latent_gaussian, linear_gaussian, **_LATE_START, **_FLASH),
+    Case("latent_dps", latent_dps, latent_gaussian, linear_gaussian, **_INNER_STEP),
     Case(
         "flash_resample",
         flash_resample,
@@ -721,10 +755,10 @@ CASES = [
         linear_gaussian,
         **_LATE_START,
         **_TWIN,
-        **_RESIDUAL,
+        **_FLASH_RESAMPLE,
     ),
     Case("latent_daps", latent_daps, latent_gaussian, linear_gaussian, **_TWIN),
-    Case("dmplug", dmplug, mixture, linear_gaussian, **_FOLLOWS),
+    Case("dmplug", dmplug, mixture, linear_gaussian, **_DESCENT),
     Case("csgm", csgm, mixture, linear_gaussian),
     Case("consistency_csgm", consistency_csgm, gaussian_consistency, linear_gaussian),
     Case(
@@ -754,23 +788,23 @@ CASES = [
         affine_map,
         linear_gaussian,
         deterministic=True,
-        **_RESIDUAL,
+        **_TRAINED_MEAN,
     ),
     Case(
         "amortised_sample",
         amortised_sample,
         affine_sampler,
         linear_gaussian,
-        **_RESIDUAL,
+        **_TRAINED_SAMPLE,
     ),
     Case(
         "conditional",
         conditional_sampling,
         exact_conditional,
         linear_gaussian,
-        **_RESIDUAL,
+        **_TRAINED_MODEL,
     ),
-    Case("tds", tds, mixture, linear_gaussian, **_UNITS),
+    Case("tds", tds, mixture, linear_gaussian, **_TWIST_GAIN),
     Case("tds_class", tds_class, mixture, three_classes, **_TWIN),
     Case("ddsmc", ddsmc, mixture, linear_gaussian),
     Case("mcgdiff", mcgdiff, mixture, linear_gaussian),

@@ -30,6 +30,7 @@ from diffctl.solvers.requirements import check_inputs, solver_classes
 from diffctl.solvers.stepwise import start
 from tests.contract.cases import BATCH, CASES, Case, Instance
 from tests.contract.counting import counted, counting
+from tests.contract.units import in_units
 from tests.tolerances import EXACT32, REORDER32
 
 KEY = jax.random.key(17)
@@ -167,20 +168,27 @@ def _linear_problem(case: Case) -> Problem:
     return problem
 
 
-def test_units_of_the_measurement(case):
-    """(A, y, sigma_y) -> c (A, y, sigma_y), with c a power of two: the same problem."""
-    problem = _linear_problem(case)
-    values = problem.operator.values
-    scaled = Problem(
-        y=8 * problem.y,
-        operator=dataclasses.replace(problem.operator, values=8 * values),
-        noise=GaussianNoise(std=8 * problem.noise.std),
-    )
-    pair = _solve(case).x, _solve(case, problem=scaled).x
-    if case.depends_on_units:
-        assert jnp.max(jnp.abs(pair[0] - pair[1])) > 1e-3
-    else:
-        chex.assert_trees_all_close(*pair, **REORDER32)
+@pytest.mark.parametrize("power", [-40, -20, 20])
+def test_units_of_the_measurement(case, power):
+    """(A, y, sigma_y) -> c (A, y, sigma_y), with c a power of two: the same problem.
+
+    Raw k-space has units of 1e-5; the harshest here is 1e-12. A setting that carries
+    the unit goes with it, and a solver has no other.
+    """
+    instance = _instance(case)
+    if not isinstance(instance.problems.noise, GaussianNoise):
+        pytest.skip("no unit")
+    scaled = in_units(case, instance, 2.0**power)
+    found = solve(KEY, scaled.problem(0), scaled.prior, scaled.solver)
+    _assert_same(found, _solve(case))
+
+
+def test_settings_that_carry_the_unit_do(case):
+    if not case.units:
+        pytest.skip("no such settings")
+    problem = in_units(case, _instance(case), 2.0**-40).problem(0)
+    change = _solve(case, problem=problem).x - _solve(case).x
+    assert jnp.max(jnp.abs(change)) > 1e-3
 
 
 def test_a_measurement_that_is_all_noise_says_nothing(case):

@@ -147,3 +147,68 @@ def test_damped_least_squares():
 def test_budget_is_checked():
     with pytest.raises(ValueError, match="num_steps is 0"):
         conjugate_gradient(lambda x: x, jnp.ones(2), num_steps=0)
+
+
+def _close(found, expected, rtol=1e-5):
+    """Relative to the size of the whole, whatever that is."""
+    error = np.linalg.norm(np.asarray(found, complex) - expected)
+    assert error < rtol * np.linalg.norm(expected), error
+
+
+@pytest.mark.parametrize(
+    ("b_unit", "map_unit"),
+    [
+        (1e-20, 1.0),
+        (1e19, 1.0),
+        (1.0, 1e-30),
+        (1.0, 3e15),
+        (1e-20, 1e-25),
+        (1e19, 3e9),
+    ],
+)
+def test_neither_unit_of_a_system_matters(b_unit, map_unit):
+    """Also in a batch with a zero and a NaN, and for the derivative in b."""
+    factor = _normal(11, DIM, DIM)
+    matrix = np.asarray(map_unit * (factor @ factor.T + DIM * np.eye(DIM)), np.float32)
+    b = jnp.asarray(b_unit * _normal(12, DIM), jnp.float32)
+    expected = np.linalg.solve(matrix.astype(float), np.asarray(b, float))
+
+    def solve(b):
+        return conjugate_gradient(lambda x: jnp.asarray(matrix) @ x, b, num_steps=20)
+
+    batch = jnp.stack([b, jnp.zeros(DIM), b.at[0].set(jnp.nan), 1e-3 * b])
+    found = jax.jit(jax.vmap(solve))(batch)
+    _close(found[0], expected)
+    _close(found[3], 1e-3 * expected)
+    assert jnp.all(found[1] == 0)
+    assert jnp.all(jnp.isnan(found[2]))
+    gradient = jax.grad(lambda b: 1e-17 * jnp.sum(solve(b)))(b)
+    _close(1e17 * gradient, np.linalg.inv(matrix.astype(float)).sum(0))
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-12, 3e-6, 1.0, 1e12])
+def test_least_squares_do_not_depend_on_the_unit(unit):
+    """Values, and derivatives of a loss of 1e-17 in the map and in y."""
+    matrix, y = _normal(13, 3, 5), _normal(14, 3)
+
+    def loss(matrix, y):
+        return 1e-17 * jnp.sum(jnp.sin(_pinv(matrix, y)))
+
+    scaled = jnp.asarray(unit * matrix, jnp.float32), jnp.asarray(unit * y, jnp.float32)
+    x, gradients = _pinv(*scaled), jax.grad(loss, (0, 1))(*scaled)
+    pinv = np.linalg.pinv(matrix)
+    expected, pulled = pinv @ y, pinv.T @ np.cos(pinv @ y)
+    _close(x, expected)
+    _close(np.asarray(gradients[1], float) * 1e17 * unit, pulled, rtol=1e-4)
+    in_map = -np.outer(pulled, expected)
+    in_map += np.outer(y - matrix @ expected, pinv @ pulled)
+    # What turns the null space is left out, as documented: compared within the rows.
+    _close(np.asarray(gradients[0], float) * 1e17 * unit, in_map, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+def test_a_damped_solve_in_another_unit_is_the_same(unit):
+    matrix = jnp.asarray(_normal(15, 3, 5), jnp.float32)
+    y = jnp.asarray(_normal(16, 3), jnp.float32)
+    found = _pinv(unit * matrix, unit * y, unit**2 * 0.3)
+    chex.assert_trees_all_equal(found, _pinv(matrix, y, 0.3))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffctl.numerics import randomized_svd
 from diffctl.numerics.power import largest_eigenvalue, squared_operator_norm
 from tests.tolerances import EXACT64
 
@@ -44,3 +45,21 @@ def test_the_norm_of_an_operator_is_that_of_its_matrix():
     exact = np.linalg.norm(matrix, 2) ** 2
     assert exact * (1 - 1e-3) < found < exact * (1 + 1e-12)
     assert squared_operator_norm(KEY, lambda v: 0 * v, matrix[0]) == 1
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-10, 3e19, 1e30])
+def test_no_unit_is_too_small_or_too_large(unit):
+    root = np.random.default_rng(4).normal(size=(8, 5))
+    matrix = jnp.asarray(unit * (root @ root.T), jnp.float32)
+    largest = np.linalg.eigvalsh(np.asarray(matrix, float))[-1]
+
+    def product(v):
+        return jnp.matmul(matrix, v, precision="highest")
+
+    rough = largest_eigenvalue(KEY, product, matrix[0], num_steps=60)
+    np.testing.assert_allclose(rough / largest, 1, rtol=1e-3)
+    norm = squared_operator_norm(KEY, product, matrix[0])
+    np.testing.assert_allclose(norm / largest, 1, rtol=1e-3)
+    found = randomized_svd(product, matrix[0], KEY, rank=2).singular_values
+    exact = np.linalg.svd(np.asarray(matrix, float), compute_uv=False)[:2]
+    np.testing.assert_allclose(found / exact, 1, rtol=1e-3)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diffctl.numerics import safe_divide, safe_norm, safe_sqrt, squared_norm
-from tests.tolerances import EXACT64
+from diffctl.numerics.safe import binary_scale
+from tests.tolerances import EXACT32, EXACT64
 
 
 @pytest.mark.usefixtures("x64")
@@ -35,3 +36,40 @@ def test_sqrt_and_divide():
     expected = (np.array([7.0, 0.5]), (np.array([0.0, 0.5]), np.array([0.0, -0.25])))
     chex.assert_trees_all_equal(found, expected)
     assert safe_divide(np.ones(1, jnp.bfloat16), 2.0).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-12, 1.0, 1e25])
+def test_norms_and_their_derivatives_do_not_depend_on_the_unit(unit):
+    """Also of a loss that is tiny, in a batch with a zero, and for complex pytrees."""
+    x = np.array([[1.0, -2.0, 2.0], [0.0, 0.0, 0.0]])
+    scaled = jnp.asarray(unit * x, jnp.float32)
+    norms = jax.jit(jax.vmap(safe_norm))(scaled) / unit
+    chex.assert_trees_all_close(norms, jnp.asarray([3.0, 0.0]), **EXACT32)
+
+    def tiny(x):
+        return 1e-17 * safe_norm(x)
+
+    gradients = 1e17 * jax.vmap(jax.grad(tiny))(scaled)
+    chex.assert_trees_all_close(gradients, jnp.asarray(x / 3, jnp.float32), **EXACT32)
+    curved, flat = unit * jax.jit(jax.vmap(jax.hessian(safe_norm)))(scaled)
+    direction = x[0] / 3
+    expected = (np.eye(3) - np.outer(direction, direction)) / 3
+    np.testing.assert_allclose(curved, expected, **EXACT32)
+    np.testing.assert_array_equal(flat, np.zeros((3, 3)))
+
+    pair = {"a": jnp.asarray([3 * unit], jnp.float32), "b": jnp.asarray(4j * unit)}
+    value, gradient = jax.value_and_grad(safe_norm)(pair)
+    np.testing.assert_allclose(value / unit, 5.0, **EXACT32)
+    expected = {"a": jnp.asarray([0.6]), "b": jnp.asarray(-0.8j)}  # JAX conjugates
+    chex.assert_trees_all_close(gradient, expected, **EXACT32)
+
+
+def test_the_scale_is_the_power_of_two_below_the_largest_entry():
+    tree = {"a": jnp.asarray([0.3, -3.9]), "b": jnp.asarray([1 - 2j])}
+    assert binary_scale(tree) == 2
+    for value in (0.0, jnp.nan, jnp.inf):
+        assert binary_scale(jnp.asarray([value, 0.0])) == 1
+    assert binary_scale(jnp.zeros((0,))) == 1
+    largest = jnp.asarray([jnp.finfo(jnp.float32).max])
+    assert jnp.isfinite(safe_norm(largest))
+    assert 1 / binary_scale(largest) >= jnp.finfo(jnp.float32).tiny

@@ -10,7 +10,7 @@ from diffctl.numerics.shrinkage import (
     map_singular_values,
     soft_threshold,
 )
-from tests.tolerances import EXACT64, FD64
+from tests.tolerances import EXACT32, EXACT64, FD64
 
 RNG = np.random.default_rng(3)
 
@@ -27,6 +27,14 @@ def _repeated(rows, columns):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_groups_are_shortened_in_any_unit(unit):
+    z = jnp.asarray([[3 * unit, 4 * unit], [0, 0]], jnp.float32)
+    found = group_threshold(z, jnp.float32(unit), (1,)) / unit
+    expected = jnp.asarray([[2.4, 3.2], [0, 0]], jnp.float32)
+    np.testing.assert_allclose(found, expected, **EXACT32)
+
+
 def test_entries_and_groups_are_shortened():
     z = RNG.normal(size=(2, 5))
     z[:, 0] = 0

@@ -187,3 +187,24 @@ def test_factories_name_the_value_and_the_cure(name):
     make, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def sampled_frequencies(x: jax.Array, gain: jax.Array) -> jax.Array:
+    return gain * jnp.fft.fft2(x[..., 0])[:3]
+
+
+@pytest.mark.parametrize("gain", [1e-25, 1e-12, 1e-5, 1e12])
+def test_raw_frequencies_are_inverted_in_any_unit(gain):
+    """Of a complex map without a singular system, as raw k-space has them."""
+    function = sampled_frequencies
+    operator = ops.LinearFunctionOperator.create(function, SHAPE, jnp.float32(gain))
+    y = operator(jax.random.normal(KEY, SHAPE))
+    unit = ops.LinearFunctionOperator.create(function, SHAPE, jnp.float32(1.0))
+    expected = unit.pinv(unit(jax.random.normal(KEY, SHAPE)))
+    chex.assert_trees_all_close(operator.pinv(y), expected, **EXACT32)
+    again = operator(operator.pinv(y))
+    assert jnp.max(jnp.abs(again - y)) < 1e-5 * jnp.max(jnp.abs(y))
+    if gain**2 > 1e-30:
+        damped = operator.damped_pinv(y, 0.1 * gain**2)
+        expected = unit.damped_pinv(unit(jax.random.normal(KEY, SHAPE)), 0.1)
+        chex.assert_trees_all_close(damped, expected, **EXACT32)

@@ -85,7 +85,8 @@ class REDDiff(Solver):
         grid: noise levels, one iteration each.
         reg_weight: lambda, ().
         weight: w, `sigma -> ()`.
-        data_weight: ().
+        data_weight: (); for c y and c A divide it by c^2, as |y - A(mu)|^2 has a unit
+            (`negative_log_likelihood`, the loss of `default`, has none).
         data_loss: `(problem, x0) -> ()`.
         posterior_std: standard deviation of the variational law, (); 0 for its limit.
         descent: optimiser of mu.

@@ -38,7 +38,8 @@ class DMPlug(ThroughSampler):
 
         min_z  mean (y - A(R(z)))^2,    R: T clipped DDIM steps (3)
 
-    Requirements: any differentiable operator; any noise model (see `cost`).
+    Requirements: any differentiable operator; any noise model (see `cost`). For c y and
+    c A with c far from 1, a `descent` whose `unit` is c^2, the default cost's.
 
     Cost: n T forwards and VJPs for n steps and T levels, T forwards for the result;
     memory of T VJPs. With the published 5000 steps, 15000 of each.

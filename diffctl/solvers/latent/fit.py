@@ -23,7 +23,10 @@ def noise_level(problem: Problem) -> Any:
 
 
 def released_threshold(problem: Problem) -> Any:
-    """Return 1e-6 as in the released code: the noise is fitted."""
+    """Return 1e-6 as in the released code: the noise is fitted.
+
+    For measurements in the unit of an image.
+    """
     return 1e-6
 
 
@@ -32,7 +35,7 @@ class Fit:
     """A least-squares fit of the measurement by a fixed number of descent steps.
 
     Args:
-        descent: the optimiser.
+        descent: the optimiser. Its gradients are in units of y squared: see there.
         num_steps: descent steps, all of them always computed.
         threshold: `problem -> ()`; the iterate is frozen once its mean squared residual
             is not above.

@@ -80,7 +80,8 @@ class FlashDiffusion(LatentSolver):
 
         i = level of the severity of y;   z_i = noised rough latent;   steps i, i+1, ..
 
-    Requirements: those of `inner`, and a prior with a severity encoder.
+    Requirements: those of `inner`, and a prior with a severity encoder, which knows y
+    in the unit that it was trained in.
 
     Cost: that of the steps of `inner` from the start level on, one call of the severity
     encoder, one of the decoder. Steps before the start cost nothing when a problem is

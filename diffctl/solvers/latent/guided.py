@@ -38,7 +38,8 @@ class GuidedLatent(LatentLevelSolver):
     Args:
         grid: noise levels of the latent, T steps.
         reverse: one-call reverse step of the latent.
-        guidance_scale: (), weight of the measurement; 0 leaves it out.
+        guidance_scale: (), weight of the measurement; 0 leaves it out. Its unit is
+            that of 1 / y with the default cost, as in `DPS`.
         cost: `problem -> ComposedCost` of the decoded image.
         unit: coordinates in which the scales are meant.
     """

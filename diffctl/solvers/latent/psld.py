@@ -69,7 +69,8 @@ class PSLD(GuidedLatent):
 
     Args: see `GuidedLatent`, and
         gluing_scale: (), weight of the second term.
-        correction: `(problem, x) -> x_proj - x`.
+        correction: `(problem, x) -> x_proj - x`. The default, A^T (y - A x), has the
+            unit of y squared; `pseudo_inverse_correction` has none.
         prediction_noise: (), std of noise added to A x in the first term, drawn anew
             each step.
     """

@@ -67,7 +67,8 @@ class STSL(LatentSolver):
     `guided` has one.
 
     Args:
-        guided: grid, reverse step and penalty; its `unit` is not used.
+        guided: grid, reverse step and penalty; its `unit` is not used. With the squared
+            residual of `default`, its scale goes with the unit of 1 / y^2.
         trace_scale: (), weight of the covariance; 0 is the first-order method.
         probe_scale: (), size c of the probes in variance-preserving coordinates; 1 is
             the published form, and small ones give the exact derivative.

@@ -3,7 +3,7 @@
 With r^2 = sigma^2 sigma_d^2 / (sigma^2 + sigma_d^2), the variance of x0 given x for a
 signal of standard deviation sigma_d, and y_i, s_y / s_i the spectral data:
 
-1. isotropic   -|y - A(D)|^2 / (2 (s_y^2 + r^2))
+1. isotropic   -|y - A(D)|^2 / (2 (s_y^2 + g^2 r^2)),   g about |A|
 2. spectral    -1/2 sum_i (y_i - D_i)^2 / (s_y^2 / s_i^2 + r^2)
 3. plain       log p(y | D)
 
@@ -53,9 +53,13 @@ class Twist(abc.ABC):
 
 @pytree_dataclass
 class IsotropicTwist(Twist):
-    """(1), for white noise and any operator; of norm 1, roughly."""
+    """(1), for white noise and any operator.
+
+    The one twist with a unit: `gain` is that of y over x, 1 for operators of norm 1.
+    """
 
     signal_std: Any = 1.0  # () sigma_d > 0
+    gain: Any = 1.0  # () g > 0
 
     def check(self, problem: Problem) -> None:
         _need(problem.noise, WhiteNoise, "noise", self)
@@ -63,7 +67,7 @@ class IsotropicTwist(Twist):
     def __call__(
         self, problem: Problem, x0_hat: jax.Array, sigma: jax.Array
     ) -> jax.Array:
-        own = noise_std(problem) ** 2
+        own = (noise_std(problem) / self.gain) ** 2
         total = own + estimate_variance(sigma, self.signal_std)
         return -problem.misfit(x0_hat) * own / total
 

@@ -10,8 +10,9 @@ Here the number of products is fixed, finished systems are frozen by a mask, and
 derivatives are implicit: one more solve, never a derivative of the iteration, which is
 wrong whenever the iteration ends early.
 
-Units do not matter: |r|^2 and <p, N p> would over- or underflow float32 for a b of 1e20
-or 1e-20, so b and N are divided by powers of two, which rounds nothing.
+Units do not matter. |r|^2 and <p, N p> would over- or underflow float32 for a b of 1e20
+or 1e-20, and A^H A for an A of either; so b is divided by a power of two near its
+largest entry and p by one near sqrt(|N|), which rounds nothing and costs no pass.
 """
 
 from collections.abc import Callable
@@ -110,6 +111,7 @@ def least_squares_cg(
 
     def scaled_normal(x: Any) -> Any:
         measured = _times(1 / root, forward(x))
+        # Not divided twice, which XLA turns into one division by the square.
         own = damping * (1 / root) * (1 / root)
         return _axpy(own, x, _times(1 / root, adjoint(measured)))
 
@@ -141,7 +143,7 @@ class _State(NamedTuple):
 
     x: Any
     residual: Any
-    direction: Any  # p / root: where N p / root^2 needs no power of `root` that is lost
+    direction: Any  # p / root: N p / root fits where N itself may not
     residual_squared: jax.Array
     largest: jax.Array  # Rayleigh quotient <p, N p> / <p, p> / root^2 so far
     root: jax.Array  # about sqrt(|N|) from the first step on, a power of two

@@ -22,7 +22,7 @@ from diffctl.control import (
     rollout,
 )
 from diffctl.diffusion import Ancestral, Euler, Heun
-from diffctl.operators import Identity, PoissonNoise, Problem
+from diffctl.operators import GaussianNoise, Identity, PoissonNoise, Problem
 from diffctl.solvers import DOC, NoControls, solve
 from diffctl.solvers.weighting import inverse_guidance, uniform_weight
 from tests.solvers.bed import NOISE_STD, NUM_MEASURED, SIZE, bed, grid, mixture
@@ -274,3 +274,22 @@ def test_more_levels_change_little():
         assert jnp.all(solutions.status == 0)
         reached.append(float(jnp.median(solutions.stats.misfit[:, -1])))
     assert max(reached) < 3 * min(reached) + 0.5, reached
+
+
+@pytest.mark.parametrize("std", [1e-4, 1e-7, 1e-10])
+def test_precise_data_are_explained_in_single_precision(std):
+    """As in float64; the zero image would be off by |y|, eight levels are by 0.4 %."""
+
+    def solved():
+        solver = DOC.default(num_levels=8, num_steps=2)
+        problem = dataclasses.replace(bed().problem(), noise=GaussianNoise(std=std))
+        solution = solve(KEY, problem, bed().prior(), solver)
+        assert solution.status == 0
+        off = jnp.linalg.norm(problem.residual(solution.x))
+        assert off < 1e-2 * jnp.linalg.norm(problem.y)
+        return np.asarray(solution.x)
+
+    found = solved()
+    with jax.enable_x64(True):
+        exact = solved()
+    np.testing.assert_allclose(found, exact, rtol=1e-3)

@@ -122,7 +122,7 @@ def write_safetensors(
     for name, (shape, dtype) in tensors.items():
         stop = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         header[name] = {
-            "dtype": _DTYPES[dtype],
+            "dtype": _code(name, dtype),
             "shape": list(shape),
             "data_offsets": [start, stop],
         }
@@ -133,6 +133,20 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for name, (_, dtype) in tensors.items():
             progress(_write_array(file, read(name), dtype))
+
+
+def _code(name: str, dtype: np.dtype) -> str:
+    """Return what the format calls a dtype, which it stores little-endian."""
+    if _little_endian(dtype) not in _DTYPES:
+        raise ValueError(
+            f"{name} has dtype {dtype}; parameters are written as "
+            f"{', '.join(map(str, _DTYPES))}. Cast it to one of them."
+        )
+    return _DTYPES[_little_endian(dtype)]
+
+
+def _little_endian(dtype: np.dtype) -> np.dtype:
+    return dtype.newbyteorder("<")
 
 
 def sha256(path: Path) -> str:
@@ -146,6 +160,6 @@ def sha256(path: Path) -> str:
 
 def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> int:
     # bfloat16 has no buffer protocol; its bytes have.
-    flat = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+    flat = np.ascontiguousarray(array, _little_endian(dtype)).reshape(-1).view(np.uint8)
     file.write(flat.data)
     return flat.nbytes

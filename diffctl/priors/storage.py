@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffctl import checkpoint
 from diffctl.nets.architecture import Architecture
@@ -73,14 +74,20 @@ def write_model(
         FileExistsError: the folder exists and `overwrite` is false, or it exists and
             is not a model.
     """
+    with new_folder(folder, overwrite=overwrite) as scratch:
+        named = zip(parameter_names(net), jax.tree.leaves(net), strict=True)
+        write_weights(scratch / WEIGHTS, dict(named))
+        write_description(scratch, description)
+
+
+def write_weights(path: Path, weights: Mapping[str, ArrayLike]) -> None:
+    """Write arrays to a safetensors file, however they lie in memory."""
     from safetensors.numpy import save_file
 
-    with new_folder(folder, overwrite=overwrite) as scratch:
-        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(net)]
-        weights = dict(zip(parameter_names(net), arrays, strict=True))
-        save_file(weights, scratch / WEIGHTS)
-        (scratch / WEIGHTS).chmod(0o644)
-        write_description(scratch, description)
+    # safetensors stores the bytes that follow an array's first element and ignores the
+    # strides. `np.ascontiguousarray` would turn a scalar into a vector.
+    save_file({n: np.asarray(leaf, order="C") for n, leaf in weights.items()}, path)
+    path.chmod(0o644)
 
 
 def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:

@@ -38,14 +38,13 @@ def ssim(x: jax.Array, x0: jax.Array) -> jax.Array:
             f"at least {_WINDOW} x {_WINDOW} pixels. Pad the image, or use psnr."
         )
     a, b = _to_unit(x), _to_unit(x0)
-    mean_a, mean_b = _local_mean(a), _local_mean(b)
-    var_a = _local_mean(a * a) - mean_a**2
-    var_b = _local_mean(b * b) - mean_b**2
-    covariance = _local_mean(a * b) - mean_a * mean_b
+    means, variances = _local_moments(jnp.stack([a, b, a - b]))
     c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    structure = (2 * covariance + c2) / (var_a + var_b + c2)
-    return jnp.mean(luminance * structure)
+    # Luminance and structure as what they lack to 1, in sums of squares, for instance
+    # 2 cov(a, b) = var(a) + var(b) - var(a - b): rounding cannot lift them above 1.
+    luminance = means[2] ** 2 / (means[0] ** 2 + means[1] ** 2 + c1)
+    structure = variances[2] / (variances[0] + variances[1] + c2)
+    return 1 - jnp.mean(luminance + (1 - luminance) * structure)
 
 
 _WINDOW = 11
@@ -56,13 +55,33 @@ def _to_unit(x: jax.Array) -> jax.Array:
     return jnp.clip(x / 2 + 0.5, 0, 1)
 
 
-def _local_mean(image: jax.Array) -> jax.Array:
-    """Return Gaussian-weighted means over the windows inside the image."""
-    offset = jnp.arange(_WINDOW, dtype=image.dtype) - _WINDOW // 2
+def _local_moments(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return Gaussian-weighted means and variances over the windows inside (N, H, W, C).
+
+    Axis by axis: the variance of a window is the mean of the variances of its columns
+    and the variance of their means. E[x^2] - E[x]^2 would be rounding error where a
+    bright image is flat.
+    """
+    offset = jnp.arange(_WINDOW, dtype=images.dtype) - _WINDOW // 2
     weights = jnp.exp(-0.5 * (offset / _WINDOW_STD) ** 2)
     weights = weights / weights.sum()
-    height, width = (n - _WINDOW + 1 for n in image.shape[:2])
-    down = jnp.stack([image[j : j + height] for j in range(_WINDOW)])
-    rows = jnp.tensordot(weights, down, 1, precision=jax.lax.Precision.HIGHEST)
-    across = jnp.stack([rows[:, j : j + width] for j in range(_WINDOW)])
-    return jnp.tensordot(weights, across, 1, precision=jax.lax.Precision.HIGHEST)
+    means, variances = images, jnp.zeros_like(images)
+    for axis in (1, 2):
+        inner = _windows(means, axis)
+        means = _average(weights, inner)
+        spread = (inner - means[None]) ** 2
+        variances = _average(weights, _windows(variances, axis) + spread)
+    return means, variances
+
+
+def _windows(images: jax.Array, axis: int) -> jax.Array:
+    """Return the image shifted by 0, 1, ..., window - 1 pixels, along a new axis."""
+    count = images.shape[axis] - _WINDOW + 1
+    shifts = range(_WINDOW)
+    return jnp.stack(
+        [jax.lax.slice_in_dim(images, k, k + count, axis=axis) for k in shifts]
+    )
+
+
+def _average(weights: jax.Array, values: jax.Array) -> jax.Array:
+    return jnp.tensordot(weights, values, 1, precision=jax.lax.Precision.HIGHEST)

@@ -17,19 +17,24 @@ def _pair(channels):
     return np.clip(x0 + 0.2 * rng.normal(size=x0.shape), -1, 1), np.clip(x0, -1, 1)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_psnr_and_ssim_are_those_of_skimage(channels, x64):
-    x, x0 = _pair(channels)
-    unit, unit0 = x / 2 + 0.5, x0 / 2 + 0.5
-    expected = structural_similarity(
-        unit,
-        unit0,
+def _skimage_ssim(x, x0):
+    """Return the SSIM of images in [-1, 1], in float64."""
+    return structural_similarity(
+        np.asarray(x, np.float64) / 2 + 0.5,
+        np.asarray(x0, np.float64) / 2 + 0.5,
         data_range=1.0,
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
         channel_axis=-1,
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_psnr_and_ssim_are_those_of_skimage(channels, x64):
+    x, x0 = _pair(channels)
+    unit, unit0 = x / 2 + 0.5, x0 / 2 + 0.5
+    expected = _skimage_ssim(x, x0)
     run = jax.jit(lambda x, x0: (psnr(x, x0), ssim(x, x0), mse(x, x0)))
     found = run(jnp.asarray(x), jnp.asarray(x0))
     np.testing.assert_allclose(found[1], expected, **EXACT64)
@@ -38,13 +43,38 @@ def test_psnr_and_ssim_are_those_of_skimage(channels, x64):
     np.testing.assert_allclose(found[2], np.mean((x - x0) ** 2), **EXACT64)
 
 
+def _images():
+    """Flat, nearly flat and structured images of every brightness, (16, 20, 1)."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(16, 20, 1))
+    rows = np.indices((16, 20, 1))[0]
+    for level in np.linspace(-1, 1, 9):
+        yield np.full((16, 20, 1), level)
+        for size in (1e-4, 1e-2, 0.3):
+            yield np.clip(level + size * noise, -1, 1)
+            yield np.clip(level + size * (rows > 7), -1, 1)
+
+
 def test_single_precision_ssim_agrees_with_double():
-    # Variances are differences of means of squares: watch for cancellation.
-    x, x0 = _pair(1)
-    found = jax.jit(ssim)(jnp.asarray(x, jnp.float32), jnp.asarray(x0, jnp.float32))
-    with jax.enable_x64(True):
-        expected = float(jax.jit(ssim)(jnp.asarray(x), jnp.asarray(x0)))
-    np.testing.assert_allclose(found, expected, **EXACT32)
+    """At every brightness, where differences of means of squares would cancel."""
+    images = np.stack(list(_images())).astype(np.float32)
+    flat = images[-7]
+    assert np.ptp(flat) == 0 and flat[0, 0, 0] == 1, "white"
+    others = [np.full_like(flat, 0.998), np.full_like(flat, -1), images[3]]
+    compare = jax.jit(jax.vmap(ssim, in_axes=(0, None)))
+    for other in [*others, *images[::13]]:
+        found = compare(images, other)
+        expected = [_skimage_ssim(image, other) for image in images]
+        np.testing.assert_allclose(found, expected, **EXACT32)
+        assert np.max(found) <= 1
+
+
+@pytest.mark.parametrize("size", [11, 17, 28, 43])
+def test_equal_images_have_an_ssim_of_exactly_one(size):
+    x = np.random.default_rng(size).uniform(-1, 1, (size, size + 2, 3))
+    for image in (x, np.ones_like(x), np.full_like(x, 0.7), 1e-6 * x):
+        image = jnp.asarray(image, jnp.float32)
+        assert jax.jit(ssim)(image, image) == 1
 
 
 def test_values_outside_the_range_are_clipped_but_not_by_mse():

@@ -1,48 +1,208 @@
-"""Pictures to arrays in [-1, 1] and back."""
+"""Pictures to arrays in [-1, 1], and what is odd about them.
 
+Values are taken as they are stored: embedded colour profiles and gamma are ignored.
+"""
+
+import warnings
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from diffctl.core import DiffusionPrior
+
 # Modes of pillow that are read, with the one they are converted to and the white value.
-_GREY, _COLOUR = ("L", 255.0), ("RGB", 255.0)
+_GREY, _COLOUR, _DEEP = ("L", 255), ("RGB", 255), ("I", 65535)
 _MODES = {
     "1": _GREY,
     "L": _GREY,
     "RGB": _COLOUR,
     "P": _COLOUR,
-    "I;16": ("I", 65535.0),
-    "I": ("I", 65535.0),
+    "I;16": _DEEP,
+    "I;16B": _DEEP,
+    "I": _DEEP,
 }
+_ORIENTATION = 0x0112  # the tag of EXIF
+_FAINT = 0.1  # of the range from black to white
+_SIGMA = 0.5  # between noise that hides a picture's polarity and noise that is easy
+_CLEARLY = 2.0  # Right and inverted digits are a factor of 4 apart, noise 1.4 at most.
+
+
+class Picture(NamedTuple):
+    """The first frame of a picture file, upright."""
+
+    pixels: np.ndarray  # (H, W, C) as stored, C = 1 or 3
+    white: int  # 255 or 65535
+    has_more: bool  # frames, which were not read
+
+    def image(self) -> np.ndarray:
+        """Return float32 (H, W, C) in [-1, 1]."""
+        return self.pixels.astype(np.float32) / np.float32(self.white / 2) - 1
+
+    def doubts(self) -> list[str]:
+        """Say what suggests that the file is not what its owner thinks."""
+        low, high = int(self.pixels.min()), int(self.pixels.max())
+        found = []
+        if self.has_more:
+            found.append("has several frames; the first one is used.")
+        if self.white > 255 and 0 < high < 1 << 14:
+            found.append(
+                f"is stored in 16 bits but has no value above {high}: white is 65535. "
+                f"If these are {max(high.bit_length(), 8)} bits, stretch them to 16."
+            )
+        elif high - low < _FAINT * self.white:
+            found.append(
+                f"has low contrast: its values go from {low} to {high}, where black is "
+                f"0 and white {self.white}."
+            )
+        return found
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return a picture as float32 (H, W, C) in [-1, 1], C = 1 or 3.
+    """Return a picture as float32 (H, W, C) in [-1, 1], C = 1 or 3; see `read_picture`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, or with an alpha channel or another colour space.
+        ValueError: a file that `read_picture` refuses.
     """
-    from PIL import Image, UnidentifiedImageError
+    return read_picture(path).image()
 
+
+def read_picture(path: Path) -> Picture:
+    """Read the first frame of a picture, turned as its EXIF orientation says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, damaged, huge, with transparent pixels or an alpha
+            channel, of another colour space, or with values that are not of 16 bits.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
+    # Not by its name: pillow scrambles uncompressed TIFFs that it maps and turns.
+    with path.open("rb") as file, _opened(path, file) as picture:
+        return _decode(path, picture)
+
+
+def _opened(path: Path, file: BinaryIO) -> Any:
+    """Read the header of a picture, which tells its size, and decode nothing yet."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            if mode not in _MODES:
-                raise ValueError(
-                    f"{path} has the colour mode {mode}; expected grey (L) or RGB "
-                    "without an alpha channel. Convert it first."
-                )
-            target, white = _MODES[mode]
-            pixels = np.asarray(picture.convert(target), np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(file)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} declares more than {Image.MAX_IMAGE_PIXELS} pixels and is not "
+            "decoded; resize it."
+        ) from error
     except (UnidentifiedImageError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is not a picture that pillow can read.") from error
-    except OSError as error:
+    except Exception as error:  # pillow raises what its decoders raise
         raise ValueError(f"{path} cannot be read: {error}.") from error
-    image = pixels / (white / 2) - 1
-    return image if image.ndim == 3 else image[..., None]
+
+
+def _decode(path: Path, picture: Any) -> Picture:
+    if picture.mode not in _MODES:
+        raise ValueError(
+            f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
+            "without an alpha channel. Convert it first."
+        )
+    target, white = _MODES[picture.mode]
+    try:
+        picture.load()
+        if _is_transparent(picture):
+            raise ValueError(
+                "some of its pixels are transparent, and images have no alpha channel. "
+                "Put it on a background first"
+            )
+        pixels = np.asarray(_upright(picture).convert(target))
+    except Exception as error:  # pillow raises what its decoders raise
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if pixels.min() < 0 or pixels.max() > white:
+        raise ValueError(
+            f"{path} has values from {pixels.min()} to {pixels.max()}; expected 0 to "
+            f"{white}, black to white. Convert it to 8 or 16 bits."
+        )
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    return Picture(pixels=pixels, white=white, has_more=_has_more(picture))
+
+
+def _upright(picture: Any) -> Any:
+    """Turn or mirror a loaded picture as its EXIF orientation says."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(picture.getexif().get(_ORIENTATION, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _has_more(picture: Any) -> bool:
+    """Return whether there is a second frame; leaves the picture there."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        return False
+    except Exception:  # a second frame that is damaged; nobody wants it
+        return True
+    return True
+
+
+def _is_transparent(picture: Any) -> bool:
+    """Return whether a pixel is transparent; forget about transparency otherwise.
+
+    Without an alpha channel a colour may be marked as transparent, or the entries of
+    the palette have an opacity.
+    """
+    marked = picture.info.pop("transparency", None)
+    if marked is None:
+        return False
+    values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    if isinstance(marked, bytes):
+        opacity = np.full(256, 255, np.uint8)
+        opacity[: len(marked)] = np.frombuffer(marked, np.uint8)
+        return bool(np.any(opacity[values] < 255))
+    key = np.asarray(marked)
+    if values.ndim == 3 and key.max() > 255:
+        key = key >> 8  # 16 bits a channel are read as 8
+    same = values == key
+    return bool(np.any(same.all(axis=-1) if values.ndim == 3 else same))
+
+
+def looks_inverted(prior: DiffusionPrior, image: np.ndarray) -> bool:
+    """Return whether the prior denoises the negative of an image much better.
+
+    Compares E |D(x + sigma n) - x|^2 of x and -x, which differ by a part of their
+    log likelihoods. A denoiser that knows no polarity makes them equal.
+    """
+    noise = _SIGMA * jax.random.normal(jax.random.key(0), image.shape, image.dtype)
+    both = jnp.stack([image, -image])
+    upright, negative = _denoising_errors(prior, both, jnp.stack([noise, -noise]))
+    return bool(upright > _CLEARLY * negative)
+
+
+@jax.jit
+def _denoising_errors(
+    prior: DiffusionPrior, images: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return the mean squared error for each of some images over all of the noise."""
+    sigma = jnp.asarray(_SIGMA, images.dtype)
+
+    def error(x0: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.mean((prior.denoise(x0 + noise, sigma) - x0) ** 2)
+
+    each = jax.vmap(jax.vmap(error, (None, 0)), (0, None))
+    return each(images, noise).mean(axis=1)
 
 
 def check_shape(

@@ -48,7 +48,8 @@ class Reconstruct(Common):
         out: Folder for the images, the report and the manifest.
         task: What was measured; `diffctl list` names the tasks.
         solver: How to reconstruct; `diffctl list` names the solvers.
-        image: Picture file, of the size and channels of the prior.
+        image: Picture file, of the size and channels of the prior, without
+            transparency; EXIF orientation is applied, colour profiles are ignored.
         measured: The image is the measurement already: do not degrade it.
         label: Class of the picture: the one to draw for the task class_guidance, which
             takes no image, and the one that conditions a class-conditional prior.

@@ -16,7 +16,7 @@ from diffctl import assets
 from diffctl.cli import manifest
 from diffctl.cli.demo_page import sentence
 from diffctl.cli.folders import check_free, new_folder
-from diffctl.cli.images import check_shape, read_image
+from diffctl.cli.images import check_shape, looks_inverted, read_picture
 from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
 from diffctl.cli.solver_check import check_named
@@ -52,7 +52,7 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
         shape=prior.shape,
         key=problem_key,
         noise_std=command.noise_std,
-        image=_read(command, prior, problem_key),
+        image=_read(command, prior, problem_key, terminal),
         measured=command.measured,
         label=command.label,
     )
@@ -101,17 +101,31 @@ def _of_class(prior: NetworkPrior, label: int | None, task: Task) -> NetworkPrio
     return prior
 
 
-def _read(command: Reconstruct, prior: NetworkPrior, key: jax.Array) -> Any:
-    """Return the picture in [-1, 1] after comparing its shape, or None."""
+def _read(
+    command: Reconstruct, prior: NetworkPrior, key: jax.Array, terminal: Terminal
+) -> Any:
+    """Return the picture in [-1, 1] after comparing its shape, or None.
+
+    What is odd about it is said on the terminal.
+    """
     if command.image is None:
         return None
-    image = read_image(command.image)
+    picture = read_picture(command.image)
+    image = picture.image()
     shape, whose = prior.shape, "the prior"
     task = TASKS[command.task]
     if command.measured and isinstance(task, Restoration):
         shape = task.operator(prior.shape, key).measurement_spec().shape
         whose = "a measurement of this task with this prior"
     check_shape(command.image, image, shape, whose)
+    doubts = picture.doubts()
+    if image.shape == prior.shape and looks_inverted(prior, image):
+        doubts.append(
+            "looks inverted: the prior knows its negative much better. If black and "
+            "white are swapped, invert it."
+        )
+    for doubt in doubts:
+        terminal.note(f"diffctl: warning: {command.image} {doubt}")
     return image
 
 

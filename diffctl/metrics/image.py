@@ -56,7 +56,7 @@ def _to_unit(x: jax.Array) -> jax.Array:
 
 
 def _local_moments(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return Gaussian-weighted means and variances over the windows inside (N, H, W, C).
+    """Return Gaussian-weighted means and variances over windows inside (N, H, W, C).
 
     Axis by axis: the variance of a window is the mean of the variances of its columns
     and the variance of their means. E[x^2] - E[x]^2 would be rounding error where a

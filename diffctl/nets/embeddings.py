@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
-from diffctl.nets.layers import Linear, scaled_normal
+from diffctl.nets.layers import Linear, scaled_normal, wide_float
 
 
 class Sinusoid(nnx.Module):
@@ -27,8 +28,8 @@ class Sinusoid(nnx.Module):
         self.shift = shift
         self.sines_first = sines_first
 
-    def __call__(self, value: jax.Array) -> jax.Array:
-        half = self.width // 2
+    def __call__(self, value: ArrayLike) -> jax.Array:
+        value, half = wide_float(value), self.width // 2
         exponents = np.arange(half) / (half - self.shift)
         frequencies = jnp.asarray(np.exp(-math.log(10000) * exponents), value.dtype)
         return waves(value * frequencies, self.sines_first)
@@ -44,7 +45,8 @@ class FourierWaves(nnx.Module):
         self.frequencies = nnx.Param(scaled_normal(rngs, (width // 2,), 16.0, 1))
         self.sines_first = sines_first
 
-    def __call__(self, value: jax.Array) -> jax.Array:
+    def __call__(self, value: ArrayLike) -> jax.Array:
+        value = wide_float(value)
         frequencies = jax.lax.stop_gradient(self.frequencies[...]).astype(value.dtype)
         return waves(value * (2 * math.pi * frequencies), self.sines_first)
 

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from diffctl.numerics.conv import Padding, conv2d
 
@@ -89,17 +90,27 @@ class GroupNorm(nnx.Module):
         return jnp.broadcast_to(per_group, per_channel.shape).reshape(1, 1, -1)
 
 
+def wide_float(value: ArrayLike) -> jax.Array:
+    """Return a number in float32 or better: angles have no digits to spare."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 class FourierFeatures(nnx.Module):
-    """Cosines and sines at geometrically spaced frequencies: () -> (2 count,)."""
+    """Cosines and sines at geometrically spaced frequencies: () -> (2 count,).
+
+    A single one is the lowest.
+    """
 
     def __init__(self, count: int, *, lowest: float, highest: float):
         self.count = count
         self.lowest = lowest
         self.highest = highest
 
-    def __call__(self, value: jax.Array) -> jax.Array:
+    def __call__(self, value: ArrayLike) -> jax.Array:
+        value = wide_float(value)
         ratio = math.log(self.highest / self.lowest)
-        steps = jnp.arange(self.count, dtype=value.dtype) / (self.count - 1)
+        steps = jnp.arange(self.count, dtype=value.dtype) / max(self.count - 1, 1)
         angles = value * self.lowest * jnp.exp(ratio * steps)
         return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +35,32 @@ def test_pictures_keep_the_scale():
     np.testing.assert_array_equal(_decode(to_png(image)), [[0, 0, 128, 255, 255]])
     colour = np.stack([image[..., 0]] * 3, axis=-1)
     assert _decode(to_png(colour)).shape == (1, 5, 3)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
+def test_written_pictures_clip_what_is_outside(dtype):
+    levels = [np.nan, -np.inf, -1e4, -1.01, 1.01, 1e4, np.inf, 0.5]
+    image = np.array(levels, dtype)[None, :, None]
+    expected = [[0, 0, 0, 0, 255, 255, 255, 191]]
+    np.testing.assert_array_equal(_decode(to_png(image)), expected)
+    reversed_view = np.asfortranarray(image.repeat(3, -1))[:, ::-1, ::-1]
+    grey = np.array(expected)[0, ::-1]
+    np.testing.assert_array_equal(_decode(to_png(reversed_view))[0, :, 1], grey)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 2)),
+        np.zeros((4, 4, 4)),
+        np.zeros((4, 3)),
+        1j * np.ones((4, 4, 1)),
+    ],
+)
+def test_channels_that_are_no_picture_are_not_written(image):
+    """Two and four channels would become alpha channels."""
+    with pytest.raises(ValueError, match=r"expected real numbers \(height, width"):
+        to_png(image)
 
 
 def test_the_figure_shows_grey_as_grey(comparison):

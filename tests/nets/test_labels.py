@@ -136,8 +136,8 @@ def test_the_norm_of_a_constant_map_is_zero(level, size):
     norm = GroupNorm(8, groups=4)
     x = jnp.full((size, size, 8), level, jnp.float32)
     # The mean is off by roundings of the level, which the norm divides by the root of
-    # its epsilon of 1e-5. Measured: 2.2 roundings.
-    bound = 4 * abs(level) * 2.0**-23 / np.sqrt(1e-5)
+    # its epsilon of 1e-5. Measured: 4.4 roundings.
+    bound = 8 * abs(level) * 2.0**-23 / np.sqrt(1e-5)
     for run in (norm, jax.jit(norm)):
         assert jnp.max(jnp.abs(run(x))) <= bound
     gradient = jax.jit(jax.grad(lambda x: norm(x).sum()))(x)

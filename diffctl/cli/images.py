@@ -143,8 +143,15 @@ def _upright(picture: Any) -> Any:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    turn = turns.get(picture.getexif().get(_ORIENTATION, 1))
+    turn = turns.get(_orientation(picture))
     return picture if turn is None else picture.transpose(turn)
+
+
+def _orientation(picture: Any) -> Any:
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged block says nothing, and the pixels are whole
+        return 1
 
 
 def _has_more(picture: Any) -> bool:

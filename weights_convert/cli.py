@@ -67,7 +67,7 @@ class Convert:
     def run(self, console: Console) -> int:
         """Convert; return the exit code."""
         conversion, file = self._prepare()
-        _say(console, report.summary(conversion))
+        _say(console, "\n".join([report.summary(conversion), *conversion.plan.remarks]))
         if self.dry_run:
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
@@ -82,6 +82,7 @@ class Convert:
     def _prepare(self) -> tuple[Conversion, Path]:
         found = locate(self.source, self.config)
         checkpoint = open_checkpoint(found.file, self.container)
+        _check_selection(checkpoint)
         config = _settings(checkpoint) | found.config
         conversion = prepare(checkpoint.tensors, config, self.family or found.family)
         return conversion, found.file
@@ -245,9 +246,32 @@ def _say(console: Console, text: str) -> None:
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what pickles of NVlabs/edm say about their own making."""
-    names = ("class_name", "init_kwargs")
-    return {name: checkpoint.extra[name] for name in names if name in checkpoint.extra}
+    """Return what pickles of NVlabs/edm say about their own making.
+
+    Other pickled modules have a class, but not the arguments that it was made with.
+    """
+    extra = checkpoint.extra
+    if not extra.get("init_kwargs") and not extra.get("init_args"):
+        return {}
+    names = ("class_name", "init_kwargs", "init_args")
+    return {name: extra[name] for name in names if name in extra}
+
+
+def _check_selection(checkpoint: Checkpoint) -> None:
+    """Check that a part of a latent diffusion model is not taken for an image prior.
+
+    Raises:
+        ConfigError: the selected tensors are those of its denoiser.
+    """
+    whole, _, prefix = checkpoint.container.partition(":")
+    beside = checkpoint.choices[whole].tensors
+    is_denoiser = prefix.startswith("model.diffusion_model")
+    if is_denoiser and any(name.startswith("first_stage_model.") for name in beside):
+        raise ConfigError(
+            f"{prefix} of {checkpoint.path.name} is the U-Net of a latent diffusion "
+            "model, a prior of latents on a schedule of its own, and cannot be "
+            "converted. Its first stage can: leave --container out."
+        )
 
 
 def _recognised(checkpoint: Checkpoint, config: dict[str, Any]) -> list[str]:

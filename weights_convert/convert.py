@@ -112,7 +112,9 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         MappingError: the shapes are not those of any network of the family.
     """
     try:
-        plan = family.plan(shapes, family.settings(config))
+        settings = family.settings(config)
+        family.declared.check(settings)
+        plan = family.plan(shapes, settings)
         return plan, plan.architecture.abstract()
     except (ConfigError, MappingError):
         raise
@@ -173,7 +175,7 @@ def _check_constants(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
         found = np.asarray(tensors[name].read(), np.float32)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-6):
             raise MappingError(
-                f"the buffer {name} holds {found.ravel()[:4]}...; this network "
-                f"resamples with {expected.ravel()[:4]}.... Correct resample_filter "
-                "in the configuration."
+                f"the buffer {name} holds {found.ravel()[:4]}...; the settings make it "
+                f"{expected.ravel()[:4]}.... Correct {name.rpartition('.')[2]} in the "
+                "configuration."
             )

@@ -17,9 +17,12 @@ _WEIGHTS = (
     "model.pt",
     "model.ckpt",
 )
-_PARTS = ("", "unet", "vae")  # of a pipeline folder
+_PARTS = ("", "unet_ema", "unet", "vae")  # of a pipeline folder, averages first
 _CONFIGS = ("config.json", "kwargs.json")
-_SCHEDULERS = ("scheduler_config.json", "../scheduler/scheduler_config.json")
+_BESIDE = {  # setting: files, of which the first one that exists is its value
+    "scheduler": ("scheduler_config.json", "../scheduler/scheduler_config.json"),
+    "pipeline": ("model_index.json", "../model_index.json"),
+}
 
 
 class Input(NamedTuple):
@@ -52,11 +55,12 @@ def locate(source: str | Path, config: str | None = None) -> Input:
             f"{', '.join(CONFIGS)}."
         )
     chosen = Path(config) if config is not None else _first(file.parent, _CONFIGS)
-    settings = read_object(chosen) if chosen is not None else {}
-    scheduler = _first(file.parent, _SCHEDULERS)
-    if scheduler is not None and "scheduler" not in settings:
-        settings = dict(settings) | {"scheduler": read_object(scheduler)}
-    return Input(file, dict(settings), None)
+    settings = dict(read_object(chosen) if chosen is not None else {})
+    for name, places in _BESIDE.items():
+        found = _first(file.parent, places)
+        if found is not None and name not in settings:
+            settings[name] = read_object(found)
+    return Input(file, settings, None)
 
 
 def read_object(path: Path) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion
+from weights_convert.families.base import LATENT_PRIOR
 from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
 
@@ -29,8 +30,9 @@ def print_wide(console: Console, table: Table) -> None:
 def summary(conversion: Conversion) -> str:
     """Say what was recognised."""
     total = sum(math.prod(leaf.shape) for leaf in conversion.leaves.values())
+    what = "latents" if conversion.plan.kind == LATENT_PRIOR else "images"
     return (
-        f"{conversion.family.title}: {total:,} parameters, images of "
+        f"{conversion.family.title}: {total:,} parameters, {what} of "
         f"{_shape(conversion.plan.shape)} (height, width, channels)"
     )
 

@@ -19,6 +19,7 @@ from diffctl.core import DiffusionPrior, EncodedPrior, SeverityPrior
 from diffctl.numerics.concrete import concrete
 from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.safe import squared_norm
+from diffctl.priors.network import NetworkPrior
 from diffctl.priors.storage import read_model
 from diffctl.pytree import pytree_dataclass, static
 
@@ -40,35 +41,59 @@ class Autoencoder(abc.ABC):
 
 @pytree_dataclass
 class KLAutoencoder(Autoencoder):
-    """The mean latent of a variational autoencoder, times `scaling`.
+    """The mean latent of a variational autoencoder, in the units of the diffusion.
+
+        z = (mean - shift) scaling,   image = decoder(z / scaling + shift)
 
     Args:
         net: a pytree such as `nets.autoencoder.AutoencoderKL`, whose `encode` returns
             mean and log variance and whose `decode` takes a latent.
-        scaling: (), latents of the diffusion per latent of the autoencoder; 0.18215
-            for Stable Diffusion. The decoder gets z / scaling.
+        scaling: () or one number per channel, (Z,); 0.18215 for Stable Diffusion.
+        shift: () or (Z,), the latent of the autoencoder that is 0 for the diffusion.
     """
 
     net: Any
     scaling: Any = 1.0
+    shift: Any = 0.0
 
     @classmethod
     def restore(cls, folder: str | Path) -> "KLAutoencoder":
-        """Load an autoencoder that `weights_convert` wrote, with its scale.
+        """Load an autoencoder that `weights_convert` wrote, with its units.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged or holds something else.
         """
         net, description = read_model(Path(folder), kind="autoencoder")
-        return cls(net=net, scaling=float(description["scaling_factor"]))
+        return cls(
+            net=net,
+            scaling=_number_or_vector(description["scaling_factor"]),
+            shift=_number_or_vector(description.get("shift", 0.0)),
+        )
 
     def encode(self, x: jax.Array) -> jax.Array:
         mean, _ = self.net.encode(x)
-        return (self.scaling * mean).astype(x.dtype)
+        scaling, shift = self._units(mean.ndim)
+        return (scaling * (mean - shift)).astype(x.dtype)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        return self.net.decode((z / self.scaling).astype(z.dtype)).astype(z.dtype)
+        scaling, shift = self._units(z.ndim)
+        return self.net.decode((z / scaling + shift).astype(z.dtype)).astype(z.dtype)
+
+    def _units(self, num_axes: int) -> tuple[Any, Any]:
+        """Return scaling and shift with as many axes as a latent, unless scalar."""
+        scaling, shift = (
+            value
+            if jnp.ndim(value) == 0
+            else jnp.reshape(value, (1,) * (num_axes - 1) + (-1,))
+            for value in (self.scaling, self.shift)
+        )
+        return scaling, shift
+
+
+def _number_or_vector(value: Any) -> Any:
+    """Return what `model.json` holds for a number, or for one number per channel."""
+    return jnp.asarray(value) if isinstance(value, list) else float(value)
 
 
 @pytree_dataclass
@@ -144,6 +169,25 @@ class LatentDiffusionPrior(EncodedPrior):
             )
         fields |= {"autoencoder": autoencoder, "latent": latent}
         return cls(shape=image.shape, **fields)
+
+    @classmethod
+    def restore(
+        cls, latent: str | Path, autoencoder: str | Path, *, dtype: Any = None
+    ) -> "LatentDiffusionPrior":
+        """Load the two networks that `weights_convert` made of a pipeline.
+
+        Args:
+            latent: folder of its U-Net.
+            autoencoder: folder of its autoencoder.
+            dtype: in which the U-Net computes.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged, a folder holds something else, or the two
+                networks do not belong together.
+        """
+        prior = NetworkPrior.restore(latent, dtype=dtype, kind=NetworkPrior.OF_LATENTS)
+        return cls.create(KLAutoencoder.restore(autoencoder), prior)
 
     def encode(self, x: jax.Array) -> jax.Array:
         return self.autoencoder.encode(x)

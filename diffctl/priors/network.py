@@ -31,6 +31,9 @@ class NetworkPrior(DiffusionPrior):
     `of_class` fills in.
     """
 
+    # What `model.json` calls a prior of images, and one of an autoencoder's latents.
+    OF_IMAGES: ClassVar[str] = "diffusion prior"
+    OF_LATENTS: ClassVar[str] = "latent diffusion prior"
     variance: ClassVar[str] = "fixed"
 
     net: Any  # nnx.Module: (*shape), () -> (*shape)
@@ -89,18 +92,26 @@ class NetworkPrior(DiffusionPrior):
         return replace(self, condition=condition)
 
     @classmethod
-    def restore(cls, folder: str | Path, *, dtype: Any = None) -> "NetworkPrior":
-        """Load a prior written by `save`.
+    def restore(
+        cls, folder: str | Path, *, dtype: Any = None, kind: str = OF_IMAGES
+    ) -> "NetworkPrior":
+        """Load a prior written by `save`, or by `weights_convert`.
+
+        Args:
+            folder: with the network and its description.
+            dtype: in which the network computes.
+            kind: what the description must say; `OF_LATENTS` for the U-Net of a latent
+                diffusion model, see `LatentDiffusionPrior.restore`.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: a file is truncated or is not what `model.json` describes.
         """
-        net, description = read_model(Path(folder), kind="diffusion prior")
+        net, description = read_model(Path(folder), kind=kind)
         architecture = description["architecture"]
         try:
-            kind = _VARIANCES[description.get("variance", "fixed")]
-            return kind(
+            prior = _VARIANCES[description.get("variance", "fixed")]
+            return prior(
                 net=net,
                 preconditioning=from_json(description["preconditioning"]),
                 architecture=Architecture.of(
@@ -126,7 +137,7 @@ class NetworkPrior(DiffusionPrior):
             FileExistsError: the folder exists and `overwrite` is false.
         """
         description = {
-            "kind": "diffusion prior",
+            "kind": self.OF_IMAGES,
             "architecture": self.architecture.to_json(),
             "preconditioning": to_json(self.preconditioning),
             "variance": self.variance,

@@ -123,9 +123,12 @@ class DiscretePreconditioning(Preconditioning):
     c_in = 1 / sqrt(sigma^2 + 1). c_noise is the time step: interpolated linearly in
     ln(sigma) between the trained levels, so fractional in general, and exactly the
     integer i at level i. Outside the trained range it is that of the nearest level.
+    Networks that were told the time on another scale have it times `label_scale`:
+    1000 / N for `rescale_timesteps` of openai/improved-diffusion.
     """
 
     betas: Betas = static(default=Betas())
+    label_scale: float = 1.0
 
     @abc.abstractmethod
     def skip_and_out(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -135,7 +138,10 @@ class DiscretePreconditioning(Preconditioning):
         skip, out = self.skip_and_out(sigma)
         inside = jax.lax.rsqrt(sigma**2 + 1)
         return Coefficients(
-            skip=skip, out=out, inside=inside, noise=self.timestep(sigma)
+            skip=skip,
+            out=out,
+            inside=inside,
+            noise=self.label_scale * self.timestep(sigma),
         )
 
     def levels(self) -> np.ndarray:

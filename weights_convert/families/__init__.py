@@ -1,6 +1,14 @@
 """The kinds of checkpoints that can be converted, by name."""
 
-from weights_convert.families import ddpm, diffusers, digits, edm, guided, latent
+from weights_convert.families import (
+    ddpm,
+    diffusers,
+    diffusers_autoencoder,
+    digits,
+    edm,
+    guided,
+    latent,
+)
 from weights_convert.families.base import Family
 
 FAMILIES: dict[str, Family] = {
@@ -12,7 +20,7 @@ FAMILIES: dict[str, Family] = {
         edm.EDM,
         ddpm.DDPM,
         diffusers.U_NET,
-        diffusers.AUTOENCODER_KL,
+        diffusers_autoencoder.AUTOENCODER_KL,
         latent.FIRST_STAGE,
         digits.DIGITS,
     )

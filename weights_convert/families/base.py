@@ -5,19 +5,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffctl.diffusion.betas import Betas
 from diffctl.nets.architecture import Architecture
-from diffctl.priors.preconditioning import DiscretePreconditioning, to_json
+from diffctl.priors.network import NetworkPrior
+from diffctl.priors.preconditioning import (
+    DiscretePreconditioning,
+    Preconditioning,
+    to_json,
+)
+from weights_convert.families.settings import Config as Config
+from weights_convert.families.settings import ConfigError as ConfigError
+from weights_convert.families.settings import Settings, plain
 from weights_convert.mapping import Rule, Shapes
 
-Config = Mapping[str, Any]
-
 _MAX_STEPS = 100_000
-PRIOR, CLASSIFIER, AUTOENCODER = "diffusion prior", "classifier", "autoencoder"
-
-
-class ConfigError(ValueError):
-    """A setting is missing, unknown or contradicts the tensors."""
+PRIOR, LATENT_PRIOR = NetworkPrior.OF_IMAGES, NetworkPrior.OF_LATENTS
+CLASSIFIER, AUTOENCODER = "classifier", "autoencoder"
 
 
 class Plan(NamedTuple):
@@ -31,6 +33,7 @@ class Plan(NamedTuple):
     constants: Mapping[str, np.ndarray] = {}  # buffers the file must hold as they are
     ignored: tuple[str, ...] = ()  # prefixes of tensors of other networks
     order: str | None = None  # "legacy" or "new", of the file's attention channels
+    remarks: tuple[str, ...] = ()  # what was assumed, for the user
 
 
 def _no_buffers(architecture: Architecture) -> dict[str, np.ndarray]:
@@ -40,7 +43,8 @@ def _no_buffers(architecture: Architecture) -> dict[str, np.ndarray]:
 class Family(NamedTuple):
     """A kind of checkpoint: how to recognise it, and how to read and write it.
 
-    `settings` brings the forms in which configurations come into one flat dictionary.
+    `settings` brings the forms in which configurations come into one flat dictionary,
+    which `declared` is held against.
     `table` and `buffers` are the layout of files for an architecture (and an order of
     the attention channels); they serve the way back.
     """
@@ -49,6 +53,7 @@ class Family(NamedTuple):
     title: str
     detect: Callable[[Shapes], bool]
     settings: Callable[[Config], dict[str, Any]]
+    declared: Settings
     plan: Callable[[Shapes, Config], Plan]
     architectures: tuple[str, ...]
     table: Callable[[Architecture, str | None], tuple[Rule, ...]]
@@ -109,31 +114,49 @@ def check_agreement(config: Config, inferred: Config) -> None:
         given = config.get(name)
         if given is None:
             continue
-        if _plain(given) != _plain(found):
+        if plain(given) != plain(found):
             raise ConfigError(
                 f"the configuration says {name} = {given!r}; the tensors of the file "
                 f"say {found!r}. Correct the configuration or leave {name} out."
             )
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+def check_channels(image: int, out: int) -> None:
+    """Check that a network returns what a denoiser of its input does.
+
+    Raises:
+        ConfigError: it returns another number of channels than it takes, or twice it.
+    """
+    if out not in (image, 2 * image):
+        raise ConfigError(
+            f"the network takes {image} channels and returns {out}; a denoiser of "
+            "images returns as many as it takes, or twice as many with a learned "
+            "variance. Networks that are also given another image, as for "
+            "super-resolution, cannot be converted."
+        )
 
 
 def discrete_prior(
-    rule: Callable[..., DiscretePreconditioning],
-    betas: Betas,
-    *,
-    learned_variance: bool,
+    rule: DiscretePreconditioning, *, learned_variance: bool
 ) -> dict[str, Any]:
     """Describe a prior trained on discrete levels, for model.json."""
-    preconditioning = rule(betas=betas)
-    levels = preconditioning.levels()
+    levels = rule.levels()
     return {
-        "preconditioning": to_json(preconditioning),
+        "preconditioning": to_json(rule),
         "variance": "learned" if learned_variance else "fixed",
         "sigma_min": float(levels[0]),
         "sigma_max": float(levels[-1]),
+    }
+
+
+def continuous_prior(
+    rule: Preconditioning, sigma_min: float, sigma_max: float
+) -> dict[str, Any]:
+    """Describe a prior trained on a range of noise levels, for model.json."""
+    return {
+        "preconditioning": to_json(rule),
+        "sigma_min": sigma_min,
+        "sigma_max": sigma_max,
     }
 
 

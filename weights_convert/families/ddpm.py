@@ -11,13 +11,25 @@ from diffctl.nets.architecture import Architecture
 from diffctl.priors.preconditioning import NoisePrediction
 from weights_convert.families.base import (
     Config,
+    ConfigError,
     Family,
     Plan,
     check_agreement,
+    check_channels,
     count,
     discrete_prior,
     number_of_steps,
     required,
+)
+from weights_convert.families.settings import (
+    NAMING,
+    SAMPLING,
+    SHAPES,
+    TRAINING,
+    Only,
+    Settings,
+    flattened,
+    names,
 )
 from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
 
@@ -62,6 +74,30 @@ _TIME = [
     Layer("temb.dense.1", "time.linear2", "linear"),
 ]
 _LAYERS = [*_TIME, *ENDS, *DOWN, *MIDDLE, *UP]
+_UNIT_RANGE = "a prior is of images between -1 and 1"
+_SETTINGS = Settings(
+    owner="ermongroup/ddim",
+    read=names(
+        "image_size channels in_channels out_ch ch ch_mult num_res_blocks "
+        "beta_schedule beta_start beta_end num_diffusion_timesteps"
+    ),
+    only={
+        "type": Only(("simple",), "other networks have other tensors"),
+        "resamp_with_conv": Only((True,), "the levels resample by a layer"),
+        "rescaled": Only((True,), _UNIT_RANGE),
+        "logit_transform": Only((False,), _UNIT_RANGE),
+        "conditional": Only((False,), "the network is given nothing but the image"),
+    },
+    harmless={
+        SHAPES: names("attn_resolutions"),
+        TRAINING: names(
+            "training optim dropout ema ema_rate dataset category random_flip "
+            "uniform_dequantization gaussian_dequantization num_workers"
+        ),
+        SAMPLING: names("sampling var_type"),
+        NAMING: names("project class_name"),
+    },
+)
 
 
 def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
@@ -71,11 +107,7 @@ def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
 
 def settings(config: Config) -> dict[str, Any]:
     """Flatten the sections `data`, `model` and `diffusion` of the projects' files."""
-    sections = config.get("config", config)
-    flat = {k: v for k, v in sections.items() if not isinstance(v, dict)}
-    for name in ("data", "model", "diffusion"):
-        flat |= sections.get(name, {})
-    return flat
+    return flattened(flattened(config, ("config",)), ("data", "model", "diffusion"))
 
 
 def encoder_levels(shapes: Shapes, prefix: str = "") -> list[dict[str, Any]]:
@@ -107,6 +139,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     width, image = shapes["conv_in.weight"][:2]
     out = shapes["conv_out.weight"][0]
     widths = [spec["width"] for spec in down]
+    check_channels(image, out)
     check_agreement(
         config,
         {
@@ -114,6 +147,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
             "ch_mult": [w // width for w in widths],
             "num_res_blocks": down[0]["blocks"],
             "in_channels": image,
+            "channels": image,
             "out_ch": out,
         },
     )
@@ -131,18 +165,28 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         rules=rules(_LAYERS),
         shape=(size, size, image),
         description=discrete_prior(
-            NoisePrediction, _betas(config), learned_variance=False
+            NoisePrediction(betas=_betas(config)), learned_variance=False
         ),
     )
 
 
 def _betas(config: Config) -> Betas:
-    return Betas.of(
-        config.get("beta_schedule", "linear"),
-        num_timesteps=number_of_steps(config, "num_diffusion_timesteps"),
-        start=config.get("beta_start", 1e-4),
-        end=config.get("beta_end", 2e-2),
-    )
+    name = config.get("beta_schedule", "linear")
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
+    recipes = {
+        "linear": ("linear", start),
+        "quad": ("scaled_linear", start),
+        "const": ("linear", end),
+        "sigmoid": ("sigmoid", start),
+    }
+    if name not in recipes:
+        raise ConfigError(
+            f"beta_schedule = {name!r} cannot be converted; known are "
+            f"{', '.join(recipes)}."
+        )
+    recipe, first = recipes[name]
+    steps = number_of_steps(config, "num_diffusion_timesteps")
+    return Betas.of(recipe, num_timesteps=steps, start=first, end=end)
 
 
 DDPM = Family(
@@ -150,6 +194,7 @@ DDPM = Family(
     title="DDPM U-Net of ermongroup/ddim",
     detect=lambda s: "temb.dense.0.weight" in s,
     settings=settings,
+    declared=_SETTINGS,
     plan=plan,
     architectures=("ddpm_unet",),
     table=table,

@@ -6,7 +6,15 @@ The shapes tell everything but the padding and the size of the image.
 from typing import Any
 
 from diffctl.nets.architecture import Architecture
-from weights_convert.families.base import CLASSIFIER, Config, Family, Plan, required
+from weights_convert.families.base import (
+    CLASSIFIER,
+    Config,
+    Family,
+    Plan,
+    check_agreement,
+    required,
+)
+from weights_convert.families.settings import NAMING, Only, Settings, flattened, names
 from weights_convert.mapping import Layer, Rule, Shapes, rules
 
 _LAYERS = [
@@ -16,6 +24,19 @@ _LAYERS = [
     Layer("fc2", "linear2", "linear"),
 ]
 
+_STEPS = (
+    *("conv1", "relu", "max_pool 2", "conv2", "relu", "max_pool 2"),
+    *("flatten (channel, row, column)", "fc1", "relu", "fc2"),
+)
+_SETTINGS = Settings(
+    owner="classifier of digits",
+    read=names(
+        "in_channels image_size conv_channels kernel_size padding hidden num_classes"
+    ),
+    only={"layers": Only((_STEPS, None), "the network has these steps in this order")},
+    harmless={NAMING: names("project class_name")},
+)
+
 
 def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
     """Return the rules."""
@@ -24,7 +45,7 @@ def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
 
 def settings(config: Config) -> dict[str, Any]:
     """Return the settings, which may be under `arguments`."""
-    return dict(config.get("arguments", config))
+    return flattened(config, ("arguments",))
 
 
 def plan(shapes: Shapes, config: Config) -> Plan:
@@ -32,6 +53,14 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     first, image, kernel, _ = shapes["conv1.weight"]
     widths = [image, first, shapes["conv2.weight"][0]]
     widths += [shapes["fc1.weight"][0], shapes["fc2.weight"][0]]
+    says = {
+        "in_channels": image,
+        "conv_channels": widths[1:3],
+        "kernel_size": kernel,
+        "hidden": widths[3],
+        "num_classes": widths[4],
+    }
+    check_agreement(config, says)
     size = required(config, "image_size", "it is the height and width of the images")
     return Plan(
         architecture=Architecture.of(
@@ -52,6 +81,7 @@ DIGITS = Family(
     title="small classifier of digits",
     detect=lambda s: {n.split(".")[0] for n in s} == {"conv1", "conv2", "fc1", "fc2"},
     settings=settings,
+    declared=_SETTINGS,
     plan=plan,
     architectures=("digit_classifier",),
     table=table,

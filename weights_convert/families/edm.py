@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from diffctl.diffusion.betas import Betas
+from diffctl.diffusion.schedules import VP
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.preconditioning import (
     EDMPreconditioning,
     NearestNoisePrediction,
     VEPreconditioning,
     VPPreconditioning,
-    to_json,
 )
 from weights_convert.families.base import (
     Config,
@@ -23,10 +23,23 @@ from weights_convert.families.base import (
     Family,
     Plan,
     check_agreement,
+    check_channels,
+    continuous_prior,
     count,
     discrete_prior,
     number_of_steps,
     required,
+)
+from weights_convert.families.settings import (
+    COMPUTING,
+    NAMING,
+    RECORDED,
+    SHAPES,
+    TRAINING,
+    Only,
+    Settings,
+    flattened,
+    names,
 )
 from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
 
@@ -69,13 +82,34 @@ _TABLES = {
 _PREFIX = "model."  # of the network inside its preconditioning
 _FILTER = "resample_filter"
 _KNOWN_TAPS = {2: (1, 1), 4: (1, 3, 3, 1)}
+_SETTINGS = Settings(
+    owner="NVlabs/edm",
+    read=names(
+        "class_name img_resolution img_channels label_dim augment_dim num_blocks "
+        "model_channels channel_mult model_type embedding_type encoder_type "
+        "resample_filter sigma_min sigma_max sigma_data beta_d beta_min epsilon_t M"
+    ),
+    only={
+        "decoder_type": Only(("standard",), "its auxiliary outputs have no place"),
+        "C_1": Only((0.001,), "the schedule of iDDPM is known for this value"),
+        "C_2": Only((0.008,), "the schedule of iDDPM is known for this value"),
+        "init_args": Only(
+            ([], None), "the settings must have names; give them with --config"
+        ),
+    },
+    harmless={
+        SHAPES: names("channel_mult_emb channel_mult_noise attn_resolutions"),
+        TRAINING: names("dropout label_dropout"),
+        COMPUTING: names("use_fp16"),
+        NAMING: names("project"),
+        RECORDED: names("also_evaluated_as"),
+    },
+)
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Flatten `{"class_name": ..., "init_kwargs": {...}}`."""
-    return {"class_name": config.get("class_name")} | dict(
-        config.get("init_kwargs", config)
-    )
+    return flattened(config, ("init_kwargs",))
 
 
 def plan(shapes: Shapes, config: Config) -> Plan:
@@ -88,7 +122,6 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     }
     size = max(_sizes(bare))
     arguments = _arguments(bare, size)
-    _check(config, arguments)
     taps = _taps(bare, config)
     filters = [name for name in shapes if name.endswith(f".{_FILTER}")]
     if "out_norm.weight" in bare:
@@ -96,7 +129,9 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     else:
         arguments |= _song_arguments(bare) | {"taps": taps}
         architecture = Architecture.of("song_unet", **arguments)
-    image = arguments["channels"][0]
+    _check(config, architecture.name, arguments)
+    image, _, out = arguments["channels"]
+    check_channels(image, out)
     return Plan(
         architecture=architecture,
         rules=prefixed(prefix, _TABLES[architecture.name]),
@@ -182,51 +217,73 @@ def _taps(bare: Shapes, config: Config) -> tuple[int, ...]:
     return known[0] if known else (1, 1)
 
 
-def _check(config: Config, arguments: dict[str, Any]) -> None:
-    check_agreement(
-        config,
-        {
-            "img_resolution": arguments["size"],
-            "img_channels": arguments["channels"][0],
-            "label_dim": arguments["inputs"]["classes"],
-            "augment_dim": arguments["inputs"]["augment"],
-            "num_blocks": arguments["levels"][0]["blocks"],
-        },
-    )
+def _check(config: Config, name: str, arguments: dict[str, Any]) -> None:
+    """Compare settings with what the shapes say."""
+    widths = [level["width"] for level in arguments["levels"]]
+    says = {
+        "img_resolution": arguments["size"],
+        "img_channels": arguments["channels"][0],
+        "label_dim": arguments["inputs"]["classes"],
+        "augment_dim": arguments["inputs"]["augment"],
+        "num_blocks": arguments["levels"][0]["blocks"],
+        "model_type": "SongUNet" if name == "song_unet" else "DhariwalUNet",
+    }
+    if name == "song_unet":
+        says["embedding_type"] = arguments["embedding"]["kind"]
+        says["encoder_type"] = arguments["encoder"]
+    base = config.get("model_channels")
+    if base is not None:
+        says["channel_mult"] = [width / base for width in widths]
+    check_agreement(config, says)
 
 
 def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
-    """Describe the preconditioning, named as the classes of NVlabs/edm."""
+    """Describe the preconditioning, named as the classes of NVlabs/edm.
+
+    The range is that of its sampler, within what the class says that it supports.
+    """
     name = required(config, "class_name", "it names the preconditioning")
     if name == "EDMPrecond":
-        rule = EDMPreconditioning(sigma_data=config.get("sigma_data", 0.5))
-        return _range(rule, 0.002, 80.0)
+        edm = EDMPreconditioning(sigma_data=config.get("sigma_data", 0.5))
+        return continuous_prior(edm, *_within(config, 0.002, 80.0))
     if name == "VPPrecond":
-        least = config.get("beta_min", 0.1)
-        vp = VPPreconditioning(
-            beta_min=least,
-            beta_max=least + config.get("beta_d", 19.9),
-            label_scale=number_of_steps(config, "M") - 1,
-        )
-        return _range(vp, 0.002, 150.0)
+        return _variance_preserving(config)
     if name == "VEPrecond":
-        return _range(VEPreconditioning(), 0.02, 100.0)
+        return continuous_prior(VEPreconditioning(), *_within(config, 0.02, 100.0))
     if name == "iDDPMPrecond":
-        betas = Betas.of("iddpm", num_timesteps=number_of_steps(config, "M"))
-        learned = channels[2] == 2 * channels[0]
-        return discrete_prior(NearestNoisePrediction, betas, learned_variance=learned)
+        rule = NearestNoisePrediction(
+            betas=Betas.of("iddpm", num_timesteps=number_of_steps(config, "M"))
+        )
+        return discrete_prior(rule, learned_variance=channels[2] == 2 * channels[0])
     raise ConfigError(
         f"class_name must be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond; got "
         f"{name!r}."
     )
 
 
-def _range(rule: Any, sigma_min: float, sigma_max: float) -> dict[str, Any]:
-    return {
-        "preconditioning": to_json(rule),
-        "sigma_min": sigma_min,
-        "sigma_max": sigma_max,
+def _variance_preserving(config: Config) -> dict[str, Any]:
+    least = config.get("beta_min", 0.1)
+    rule = VPPreconditioning(
+        beta_min=least,
+        beta_max=least + config.get("beta_d", 19.9),
+        label_scale=number_of_steps(config, "M") - 1,
+    )
+    sigma = VP(beta_min=rule.beta_min, beta_max=rule.beta_max).sigma
+    supported = {
+        "sigma_min": float(sigma(config.get("epsilon_t", 1e-5))),
+        "sigma_max": float(sigma(1.0)),
     }
+    return continuous_prior(rule, *_within(supported, 0.002, 150.0))
+
+
+def _within(
+    supported: Config, sigma_min: float, sigma_max: float
+) -> tuple[float, float]:
+    """Return a range of noise levels, cut to what is supported."""
+    return (
+        max(sigma_min, supported.get("sigma_min", sigma_min)),
+        min(sigma_max, supported.get("sigma_max", sigma_max)),
+    )
 
 
 EDM = Family(
@@ -234,6 +291,7 @@ EDM = Family(
     title="network of NVlabs/edm (DDPM++, NCSN++, ADM)",
     detect=lambda s: f"{_PREFIX}map_layer0.weight" in s or "map_layer0.weight" in s,
     settings=settings,
+    declared=_SETTINGS,
     plan=plan,
     architectures=("song_unet", "edm_adm_unet"),
     table=table,

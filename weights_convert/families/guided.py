@@ -7,13 +7,10 @@ of the image, the number of heads and the order of the attention channels.
 
 from typing import Any
 
-from diffctl.diffusion.betas import Betas
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.preconditioning import (
     ConsistencyPreconditioning,
     EDMPreconditioning,
-    NoisePrediction,
-    to_json,
 )
 from weights_convert.families.base import (
     CLASSIFIER,
@@ -22,9 +19,9 @@ from weights_convert.families.base import (
     Family,
     Plan,
     check_agreement,
+    check_channels,
+    continuous_prior,
     count,
-    discrete_prior,
-    number_of_steps,
     required,
 )
 from weights_convert.families.guided_layers import (
@@ -32,16 +29,21 @@ from weights_convert.families.guided_layers import (
     consistency_table,
     u_net_table,
 )
+from weights_convert.families.guided_prior import prior, remarks, steps_of
+from weights_convert.families.guided_settings import (
+    CLASSIFIER_SETTINGS,
+    CONSISTENCY_SETTINGS,
+    U_NET_SETTINGS,
+)
+from weights_convert.families.settings import flattened
 from weights_convert.mapping import Shapes
+
+_SECTIONS = ("create_model", "unet_model", "encoder_unet_model", "denoiser")
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Flatten a configuration file of the projects, or flags of their scripts."""
-    known = dict(config)
-    if "create_model" in config:
-        known = dict(config["create_model"])
-    for name in ("unet_model", "encoder_unet_model", "denoiser"):
-        known |= config.get(name, {})
+    known = flattened(config, _SECTIONS)
     multipliers = known.get("channel_mult")
     if isinstance(multipliers, str):  # as the scripts take it; "" means by image size
         known["channel_mult"] = [int(m) for m in multipliers.split(",") if m] or None
@@ -107,11 +109,15 @@ def _check(config: Config, found: dict[str, Any], shapes: Shapes) -> None:
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "num_res_blocks": found["levels"][0]["blocks"],
         "use_scale_shift_norm": found["modulation"] == "film",
+        "classifier_width": width,
+        "classifier_depth": found["levels"][0]["blocks"],
+        "classifier_use_scale_shift_norm": found["modulation"] == "film",
     }
     if all(w % width == 0 for w in widths):
         says["channel_mult"] = [w // width for w in widths]
     if len(widths) > 1:
         says["resblock_updown"] = found["resample"] == "residual"
+        says["classifier_resblock_updown"] = found["resample"] == "residual"
     check_agreement(config, says)
 
 
@@ -128,8 +134,15 @@ def _u_net(shapes: Shapes, config: Config) -> tuple[dict[str, Any], tuple[int, .
     found = structure(shapes, 1 + len(ups), entries)
     classes = shapes.get("label_emb.weight", (0,))[0]
     _check(config, found, shapes)
-    check_agreement(config, {"num_classes": classes or None})
     channels = [shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]]
+    says = {
+        "num_classes": classes or None,
+        "class_cond": classes > 0,
+        "out_channels": channels[1],
+        "learn_sigma": channels[1] == 2 * channels[0],
+    }
+    check_channels(*channels)
+    check_agreement(config, says)
     size = required(config, "image_size", "it is the height and width of the images")
     arguments = _with_heads(found, config) | {"channels": channels, "classes": classes}
     return arguments, (size, size, channels[0])
@@ -139,20 +152,14 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a guided-diffusion U-Net."""
     arguments, shape = _u_net(shapes, config)
     order = _order(config)
-    betas = Betas.of(
-        config.get("noise_schedule", "linear"),
-        num_timesteps=number_of_steps(config, "diffusion_steps"),
-    )
-    seen, out = arguments["channels"]
     architecture = Architecture.of("adm_unet", **arguments)
     return Plan(
         architecture=architecture,
         rules=u_net_table(architecture, order),
         shape=shape,
-        description=discrete_prior(
-            NoisePrediction, betas, learned_variance=out == 2 * seen
-        ),
+        description=prior(config, *arguments["channels"]),
         order=order,
+        remarks=remarks(config),
     )
 
 
@@ -161,10 +168,9 @@ def plan_consistency(shapes: Shapes, config: Config) -> Plan:
     arguments, shape = _u_net(shapes, config)
     data = {"sigma_data": config.get("sigma_data", 0.5), "noise_gain": 250.0}
     least = config.get("sigma_min", 0.002)
-    student = config.get("training_mode", "consistency") != "edm"
     rule = (
         ConsistencyPreconditioning(sigma_min=least, **data)
-        if student
+        if _is_student(config)
         else EDMPreconditioning(**data)
     )
     architecture = Architecture.of("adm_unet", **arguments)
@@ -172,12 +178,15 @@ def plan_consistency(shapes: Shapes, config: Config) -> Plan:
         architecture=architecture,
         rules=consistency_table(architecture, None),
         shape=shape,
-        description={
-            "preconditioning": to_json(rule),
-            "sigma_min": least,
-            "sigma_max": config.get("sigma_max", 80.0),
-        },
+        description=continuous_prior(rule, least, config.get("sigma_max", 80.0)),
     )
+
+
+def _is_student(config: Config) -> bool:
+    """Return whether the network has the boundary condition, as its project decides."""
+    if config.get("distillation") is not None:
+        return bool(config["distillation"])
+    return "consistency" in config.get("training_mode", "consistency")
 
 
 def plan_classifier(shapes: Shapes, config: Config) -> Plan:
@@ -190,6 +199,7 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     found = structure(shapes, num_levels, entries)
     bottom = found["levels"][-1]["width"]
     _check(config, found, shapes)
+    check_agreement(config, {"out_channels": shapes["out.2.c_proj.weight"][0]})
     heads = bottom // required(
         config, "num_head_channels", "it is the width of an attention head"
     )
@@ -202,6 +212,12 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
         },
     }
     architecture = Architecture.of("adm_classifier", **arguments)
+    if config.get("rescale_timesteps") and steps_of(config) != 1000:
+        raise ConfigError(
+            "rescale_timesteps = true of a classifier cannot be converted unless there "
+            "are 1000 steps: it is asked with the time label that it is given. Give "
+            "labels times 1000 / steps, and a --config without it."
+        )
     order = _order(config)
     return Plan(
         architecture=architecture,
@@ -229,6 +245,7 @@ U_NET = Family(
     title="U-Net of openai/guided-diffusion (ADM)",
     detect=lambda s: _is_guided(s) and "out.2.weight" in s and _attention_axes(s) == 3,
     settings=settings,
+    declared=U_NET_SETTINGS,
     plan=plan_u_net,
     architectures=("adm_unet",),
     table=u_net_table,
@@ -238,6 +255,7 @@ CONSISTENCY = Family(
     title="U-Net of openai/consistency_models",
     detect=lambda s: _is_guided(s) and "out.2.weight" in s and _attention_axes(s) == 4,
     settings=settings,
+    declared=CONSISTENCY_SETTINGS,
     plan=plan_consistency,
     architectures=("adm_unet",),
     table=consistency_table,
@@ -247,6 +265,7 @@ NOISY_CLASSIFIER = Family(
     title="classifier of openai/guided-diffusion",
     detect=lambda s: _is_guided(s) and "out.2.positional_embedding" in s,
     settings=settings,
+    declared=CLASSIFIER_SETTINGS,
     plan=plan_classifier,
     architectures=("adm_classifier",),
     table=classifier_table,

@@ -4,19 +4,39 @@ The shapes tell the structure. A file of a whole latent diffusion model holds ot
 networks as well; these tensors are named in the report and left out.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from diffctl.nets.architecture import Architecture
-from weights_convert.families.base import AUTOENCODER, Config, Family, Plan, required
+from weights_convert.families.base import (
+    AUTOENCODER,
+    Config,
+    Family,
+    Plan,
+    check_agreement,
+    required,
+)
 from weights_convert.families.ddpm import DOWN, ENDS, MIDDLE, UP, encoder_levels
+from weights_convert.families.settings import (
+    NAMING,
+    SHAPES,
+    TRAINING,
+    Only,
+    Settings,
+    flattened,
+    names,
+)
 from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
 
 _STAGE = "first_stage_model."
+_SCALE = "scale_factor"
+_AVERAGES = "model_ema."  # of the denoiser, where there is one; else of this network
 _OTHERS = (
     "loss.",
     "first_stage_model.loss.",
     "model.",
-    "model_ema.",
     "cond_stage_model.",
     "betas",
     "alphas_cumprod",
@@ -25,7 +45,37 @@ _OTHERS = (
     "posterior_",
     "lvlb_weights",
     "logvar",
-    "scale_factor",
+)
+_TARGET = "ldm.models.autoencoder.AutoencoderKL"
+_SETTINGS = Settings(
+    owner="first stage of latent diffusion",
+    read=names(
+        "resolution in_channels out_ch ch ch_mult num_res_blocks z_channels embed_dim "
+        "scale_factor"
+    ),
+    only={
+        "target": Only((_TARGET, None), "other first stages have other tensors"),
+        "double_z": Only((True,), "the encoder returns mean and variance"),
+        "attn_type": Only(("vanilla",), "the attention is the plain one"),
+        "use_linear_attn": Only((False,), "the attention is the plain one"),
+        "resamp_with_conv": Only((True,), "the levels resample by a layer"),
+        "give_pre_end": Only((False,), "the decoder returns images"),
+        "tanh_out": Only((False,), "the decoder returns what its last layer does"),
+    },
+    harmless={
+        SHAPES: names("attn_resolutions"),
+        TRAINING: names(
+            "dropout lossconfig loss_type ckpt_path ignore_keys monitor "
+            "colorize_nlabels log_every_t scheduler_config use_ema"
+        ),
+        NAMING: names("image_key first_stage_key cond_stage_key"),
+        "the file's own scale_factor is compared instead": names("scale_by_std"),
+        "it concerns the denoiser, which is not converted": names(
+            "unet_config cond_stage_config linear_start linear_end timesteps channels "
+            "image_size num_timesteps_cond cond_stage_trainable concat_mode "
+            "conditioning_key beta_schedule parameterization"
+        ),
+    },
 )
 _CODERS = [
     Layer("quant_conv", "to_latent", "conv"),
@@ -41,8 +91,20 @@ def table(architecture: Architecture, order: str | None) -> tuple[Rule, ...]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Return the configuration, or the section `ddconfig` of the project's files."""
-    return dict(config) | dict(config.get("ddconfig", {}))
+    """Flatten a file of the project down to the section `ddconfig`.
+
+    The file is that of a first stage or of a whole latent diffusion model, whose
+    latents are not scaled unless it says so.
+    """
+    model = config.get("model")
+    if isinstance(model, Mapping):  # a whole file; the rest is for its trainer
+        config = {"target": model.get("target")} | dict(model.get("params", {}))
+    first = config.get("first_stage_config")
+    if isinstance(first, Mapping):
+        rest = {k: v for k, v in config.items() if k != "first_stage_config"}
+        stage = {"target": first.get("target")} | dict(first.get("params", {}))
+        config = {_SCALE: 1.0} | rest | stage
+    return flattened(config, ("ddconfig",))
 
 
 def plan(shapes: Shapes, config: Config) -> Plan:
@@ -55,12 +117,25 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     }
     stem, image = bare["encoder.conv_in.weight"][:2]
     features = bare["decoder.conv_in.weight"][1]
+    levels = encoder_levels(bare, "encoder.")
+    latent = bare["post_quant_conv.weight"][1]
+    says = {
+        "in_channels": image,
+        "out_ch": image,
+        "ch": stem,
+        "ch_mult": [level["width"] / stem for level in levels],
+        "num_res_blocks": levels[0]["blocks"],
+        "z_channels": features,
+        "embed_dim": latent,
+    }
+    check_agreement(config, says)
+    scale = config.get(_SCALE, 0.18215)
     size = required(config, "resolution", "it is the height and width of the images")
     return Plan(
         architecture=Architecture.of(
             "autoencoder_kl",
-            channels=[image, stem, features, bare["post_quant_conv.weight"][1]],
-            levels=encoder_levels(bare, "encoder."),
+            channels=[image, stem, features, latent],
+            levels=levels,
             middle_heads=1,
             quantised=True,
             groups=32,
@@ -68,8 +143,9 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         rules=prefixed(prefix, rules(_CODERS)),
         shape=(size, size, image),
         kind=AUTOENCODER,
-        description={"scaling_factor": config.get("scale_factor", 0.18215)},
-        ignored=_OTHERS,
+        description={"scaling_factor": scale},
+        constants={_SCALE: np.asarray(scale, np.float32)} if _SCALE in shapes else {},
+        ignored=(*_OTHERS, _AVERAGES) if prefix else _OTHERS,
     )
 
 
@@ -82,6 +158,7 @@ FIRST_STAGE = Family(
     title="first stage of CompVis/latent-diffusion",
     detect=lambda s: f"{_prefix(s)}encoder.norm_out.weight" in s,
     settings=settings,
+    declared=_SETTINGS,
     plan=plan,
     architectures=("autoencoder_kl",),
     table=table,

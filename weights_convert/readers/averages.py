@@ -51,8 +51,9 @@ def named_by(
         tensors = {
             n: chosen[n].named(n) if n in chosen else model.tensors[n] for n in names
         }
-        return Container(tensors, model.extra)
-    return Container({str(i): t for i, t in enumerate(shadow)}, problem=problem)
+        return Container(tensors, model.extra, averaged=True)
+    unnamed = {str(i): t for i, t in enumerate(shadow)}
+    return Container(unnamed, averaged=True, problem=problem)
 
 
 def _places(

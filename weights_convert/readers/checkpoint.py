@@ -19,11 +19,13 @@ _MAX_LISTED = 12
 class Container:
     """One state dict of a checkpoint: its tensors and what stands beside them.
 
-    `problem` says why it cannot be selected; nothing if it can.
+    `averaged` says that a training program named the tensors averages, wherever they
+    lie. `problem` says why it cannot be selected; nothing if it can.
     """
 
     tensors: dict[str, LazyTensor]
     extra: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = False
     problem: str = ""
 
     @property

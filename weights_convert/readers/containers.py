@@ -64,7 +64,8 @@ def checkpoint_of(
     candidates = [n for n, c in choices.items() if 2 * c.num_parameters >= largest]
     # Python's max keeps the first of equals.
     best = max(
-        reversed(candidates), key=lambda n: (_rank(n), choices[n].num_parameters)
+        reversed(candidates),
+        key=lambda n: (_rank(n, choices[n]), choices[n].num_parameters),
     )
     values = as_dict(root) or {}
     beside = {str(key): v for key, v in values.items() if not _is_inside(v)}
@@ -74,9 +75,11 @@ def checkpoint_of(
     return opened if container is None else opened.select(container)
 
 
-def _rank(name: str) -> int:
+def _rank(name: str, container: Container) -> int:
     parts = set(name.split("/"))
-    return 2 if parts & _AVERAGED else 1 if parts & _USUAL else 0
+    if container.averaged or parts & _AVERAGED:
+        return 2
+    return 1 if parts & _USUAL else 0
 
 
 def _is_inside(value: Any) -> bool:

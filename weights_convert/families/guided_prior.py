@@ -1,0 +1,79 @@
+"""The noise levels and the prediction of openai/guided- and improved-diffusion."""
+
+from typing import Any
+
+from diffctl.diffusion.betas import Betas
+from diffctl.priors.preconditioning import (
+    DiscretePreconditioning,
+    NoisePrediction,
+    SamplePrediction,
+)
+from weights_convert.families.base import (
+    Config,
+    ConfigError,
+    discrete_prior,
+    number_of_steps,
+)
+
+# What the network predicts, as `model_mean_type` of DPS2022's configurations has it.
+_PREDICTIONS: dict[str, type[DiscretePreconditioning]] = {
+    "epsilon": NoisePrediction,
+    "start_x": SamplePrediction,
+}
+
+
+def prior(config: Config, seen: int, out: int) -> dict[str, Any]:
+    """Describe the prior that a network of guided diffusion is."""
+    steps = steps_of(config)
+    rule = _prediction(config)(
+        betas=_betas(config, steps),
+        label_scale=1000 / steps if config.get("rescale_timesteps") else 1.0,
+    )
+    return discrete_prior(rule, learned_variance=out == 2 * seen)
+
+
+def steps_of(config: Config) -> int:
+    """Return the number of noise levels, by either of its names."""
+    name = "steps" if "diffusion_steps" not in config else "diffusion_steps"
+    return number_of_steps(config, name)
+
+
+def _betas(config: Config, steps: int) -> Betas:
+    """Return the variances; those of `linear` grow as the steps get fewer."""
+    name = config.get("noise_schedule", "linear")
+    if name not in ("linear", "cosine"):
+        raise ConfigError(
+            f"noise_schedule = {name!r} cannot be converted; known are linear, cosine."
+        )
+    stretch = 1000 / steps
+    if name == "linear" and stretch * 0.02 >= 1:
+        raise ConfigError(
+            f"diffusion_steps = {steps}: the linear schedule needs 21 steps or more, "
+            "for its last variance is 20 / steps."
+        )
+    ends = {"start": stretch * 1e-4, "end": stretch * 2e-2}
+    return Betas.of(name, num_timesteps=steps, **(ends if name == "linear" else {}))
+
+
+def _prediction(config: Config) -> type[DiscretePreconditioning]:
+    """Return what the network predicts, named in either way."""
+    by_flag = "start_x" if config.get("predict_xstart") else "epsilon"
+    name = config.get("model_mean_type") or by_flag
+    if name not in _PREDICTIONS or (name != by_flag and "predict_xstart" in config):
+        raise ConfigError(
+            f"model_mean_type = {name!r} with predict_xstart = "
+            f"{config.get('predict_xstart', 'not given')} cannot be converted; known "
+            f"are {', '.join(_PREDICTIONS)}, which predict_xstart must not contradict."
+        )
+    return _PREDICTIONS[name]
+
+
+def remarks(config: Config) -> tuple[str, ...]:
+    """Return what was assumed although two projects differ in it."""
+    if steps_of(config) == 1000 or "rescale_timesteps" in config:
+        return ()
+    return (
+        "rescale_timesteps is not given and is taken for false, as in "
+        "openai/guided-diffusion; scripts of openai/improved-diffusion have it true by "
+        "default. Give it in the configuration.",
+    )

@@ -57,6 +57,30 @@ def test_the_scale_is_on_both_sides():
     )
 
 
+def test_units_of_each_channel_are_on_both_sides(net):
+    """z = (mean - shift) scaling, as AutoencoderKL's pipelines have it."""
+    scaling, shift = jnp.asarray([0.5, 4.0]), jnp.asarray([0.3, -1.0])
+    found = KLAutoencoder(net=net, scaling=scaling, shift=shift)
+    x = jnp.asarray(np.random.default_rng(2).normal(size=SHAPE), jnp.float32)
+    mean, _ = net.encode(x)
+    z = found.encode(x)
+    np.testing.assert_allclose(z, (mean - shift) * scaling, **EXACT32)
+    expected = net.decode(z / scaling + shift)
+    np.testing.assert_allclose(found.decode(z), expected, **EXACT32)
+
+
+@pytest.mark.parametrize("scaling", [0.3, [0.3, 0.7]])
+@pytest.mark.parametrize("shift", [0.2, [0.2, -0.4]])
+def test_units_are_stored_and_restored(net, tmp_path, scaling, shift):
+    description = {"kind": "autoencoder", "architecture": ARCHITECTURE.to_json()}
+    units = {"scaling_factor": scaling, "shift": shift}
+    write_model(tmp_path / "stage", net, description | units)
+    found = KLAutoencoder.restore(tmp_path / "stage")
+    np.testing.assert_array_equal(found.scaling, np.float32(scaling))
+    np.testing.assert_array_equal(found.shift, np.float32(shift))
+    assert found.encode(jnp.zeros(SHAPE)).dtype == jnp.float32
+
+
 def test_a_converted_autoencoder_keeps_its_scale(net, tmp_path):
     description = {
         "kind": "autoencoder",

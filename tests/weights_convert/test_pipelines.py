@@ -178,9 +178,8 @@ def test_the_denoiser_inside_a_latent_model_is_not_taken_for_an_image_prior(
 
 def _first_stage(extra):
     """A first stage of latent diffusion, and other tensors of its file."""
-    from tests.weights_convert.test_latent import _file
-
     from diffctl.nets import Architecture
+    from tests.weights_convert.test_latent import _file
 
     levels = [{"width": 32, "blocks": 1}]
     architecture = Architecture.of(

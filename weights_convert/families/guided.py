@@ -33,6 +33,7 @@ from weights_convert.families.guided_prior import prior, remarks, steps_of
 from weights_convert.families.guided_settings import (
     CLASSIFIER_SETTINGS,
     CONSISTENCY_SETTINGS,
+    FLAGS,
     U_NET_SETTINGS,
 )
 from weights_convert.families.settings import flattened
@@ -99,8 +100,8 @@ def _heads(config: Config, width: int) -> int:
     return width // config["num_head_channels"]
 
 
-def _check(config: Config, found: dict[str, Any], shapes: Shapes) -> None:
-    """Compare what the shapes say with what the configuration says."""
+def _says(found: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Return the settings that the shapes tell."""
     width = found["width"]
     widths = [level["width"] for level in found["levels"]]
     says = {
@@ -109,16 +110,12 @@ def _check(config: Config, found: dict[str, Any], shapes: Shapes) -> None:
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "num_res_blocks": found["levels"][0]["blocks"],
         "use_scale_shift_norm": found["modulation"] == "film",
-        "classifier_width": width,
-        "classifier_depth": found["levels"][0]["blocks"],
-        "classifier_use_scale_shift_norm": found["modulation"] == "film",
     }
     if all(w % width == 0 for w in widths):
         says["channel_mult"] = [w // width for w in widths]
     if len(widths) > 1:
         says["resblock_updown"] = found["resample"] == "residual"
-        says["classifier_resblock_updown"] = found["resample"] == "residual"
-    check_agreement(config, says)
+    return says
 
 
 def _u_net(shapes: Shapes, config: Config) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -133,9 +130,8 @@ def _u_net(shapes: Shapes, config: Config) -> tuple[dict[str, Any], tuple[int, .
     }
     found = structure(shapes, 1 + len(ups), entries)
     classes = shapes.get("label_emb.weight", (0,))[0]
-    _check(config, found, shapes)
     channels = [shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]]
-    says = {
+    says = _says(found, shapes) | {
         "num_classes": classes or None,
         "class_cond": classes > 0,
         "out_channels": channels[1],
@@ -198,8 +194,10 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     entries = count(shapes, "input_blocks.{}.")
     found = structure(shapes, num_levels, entries)
     bottom = found["levels"][-1]["width"]
-    _check(config, found, shapes)
-    check_agreement(config, {"out_channels": shapes["out.2.c_proj.weight"][0]})
+    says = _says(found, shapes)
+    says["out_channels"] = shapes["out.2.c_proj.weight"][0]
+    named = {name: says[own] for own, name in FLAGS.items() if own in says}
+    check_agreement(config, says | named)
     heads = bottom // required(
         config, "num_head_channels", "it is the width of an attention head"
     )

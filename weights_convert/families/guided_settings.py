@@ -78,12 +78,19 @@ CONSISTENCY_SETTINGS = Settings(
         | names("rho generator s_churn s_tmin s_tmax s_noise steps seed ts"),
     },
 )
+# Names of arguments, and of the flags that scripts of the classifier have for them.
+FLAGS = {
+    "num_channels": "classifier_width",
+    "num_res_blocks": "classifier_depth",
+    "use_scale_shift_norm": "classifier_use_scale_shift_norm",
+    "resblock_updown": "classifier_resblock_updown",
+}
 CLASSIFIER_SETTINGS = Settings(
     owner="classifier of guided diffusion",
     read=(_NETWORK - names("class_cond num_classes learn_sigma"))
     | _ORDER
-    | names("classifier_width classifier_depth classifier_use_scale_shift_norm")
-    | names("classifier_resblock_updown diffusion_steps steps rescale_timesteps"),
+    | frozenset(FLAGS.values())
+    | names("diffusion_steps steps rescale_timesteps"),
     only=_ONLY
     | {
         "class_name": Only(("EncoderUNetModel", None)),

@@ -30,7 +30,7 @@ from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
 from weights_convert.output import write
-from weights_convert.readers import Checkpoint, open_checkpoint
+from weights_convert.readers import Checkpoint, Container, open_checkpoint
 from weights_convert.verify import verify
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
@@ -264,7 +264,7 @@ def _check_selection(checkpoint: Checkpoint) -> None:
         ConfigError: the selected tensors are those of its denoiser.
     """
     whole, _, prefix = checkpoint.container.partition(":")
-    beside = checkpoint.choices[whole].tensors
+    beside = checkpoint.choices.get(whole, Container({})).tensors
     is_denoiser = prefix.startswith("model.diffusion_model")
     if is_denoiser and any(name.startswith("first_stage_model.") for name in beside):
         raise ConfigError(

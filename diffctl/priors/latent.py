@@ -73,22 +73,23 @@ class KLAutoencoder(Autoencoder):
 
     def encode(self, x: jax.Array) -> jax.Array:
         mean, _ = self.net.encode(x)
-        scaling, shift = self._units(mean.ndim)
+        scaling, shift = self._units(mean)
         return (scaling * (mean - shift)).astype(x.dtype)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        scaling, shift = self._units(z.ndim)
+        scaling, shift = self._units(z)
         return self.net.decode((z / scaling + shift).astype(z.dtype)).astype(z.dtype)
 
-    def _units(self, num_axes: int) -> tuple[Any, Any]:
-        """Return scaling and shift with as many axes as a latent, unless scalar."""
-        scaling, shift = (
-            value
-            if jnp.ndim(value) == 0
-            else jnp.reshape(value, (1,) * (num_axes - 1) + (-1,))
-            for value in (self.scaling, self.shift)
-        )
-        return scaling, shift
+    def _units(self, latent: jax.Array) -> tuple[Any, Any]:
+        """Return scaling and shift; vectors are along the last axis of a latent."""
+        return _along(self.scaling, latent), _along(self.shift, latent)
+
+
+def _along(value: Any, latent: jax.Array) -> Any:
+    """Return a vector with the axes of a latent, a scalar as it is."""
+    if jnp.ndim(value) == 0:
+        return value
+    return jnp.asarray(value, latent.dtype).reshape((1,) * (latent.ndim - 1) + (-1,))
 
 
 def _number_or_vector(value: Any) -> Any:

@@ -59,7 +59,9 @@ SECTIONS = {
     "latent-diffusion": (
         (),
         ("ddconfig",),
+        ("model",),
         ("model", "params"),
+        ("first_stage_config",),
         ("model", "params", "first_stage_config", "params", "ddconfig"),
     ),
     "digits": ((), ("arguments",)),

@@ -4,7 +4,6 @@ The shapes tell the structure. A file of a whole latent diffusion model holds ot
 networks as well; these tensors are named in the report and left out.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,8 @@ _SETTINGS = Settings(
         SHAPES: names("attn_resolutions"),
         TRAINING: names(
             "dropout lossconfig loss_type ckpt_path ignore_keys monitor "
-            "colorize_nlabels log_every_t scheduler_config use_ema"
+            "colorize_nlabels log_every_t scheduler_config use_ema data lightning "
+            "base_learning_rate"
         ),
         NAMING: names("image_key first_stage_key cond_stage_key"),
         "the file's own scale_factor is compared instead": names("scale_by_std"),
@@ -96,15 +96,11 @@ def settings(config: Config) -> dict[str, Any]:
     The file is that of a first stage or of a whole latent diffusion model, whose
     latents are not scaled unless it says so.
     """
-    model = config.get("model")
-    if isinstance(model, Mapping):  # a whole file; the rest is for its trainer
-        config = {"target": model.get("target")} | dict(model.get("params", {}))
-    first = config.get("first_stage_config")
-    if isinstance(first, Mapping):
-        rest = {k: v for k, v in config.items() if k != "first_stage_config"}
-        stage = {"target": first.get("target")} | dict(first.get("params", {}))
-        config = {_SCALE: 1.0} | rest | stage
-    return flattened(config, ("ddconfig",))
+    known = flattened(flattened(config, ("model",)), ("params",))
+    if "first_stage_config" in known:
+        stage = flattened(known.pop("first_stage_config"), ("params",))
+        known = {_SCALE: 1.0} | known | stage
+    return flattened(known, ("ddconfig",))
 
 
 def plan(shapes: Shapes, config: Config) -> Plan:

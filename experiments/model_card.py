@@ -5,8 +5,9 @@
 Every number on the card is measured here or read from the networks' `training.json`.
 """
 
-import json
+import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import tyro
 
 import diffctl
 from diffctl.diffusion import Heun
+from diffctl.host import new_file, read_json, run
 from diffctl.priors.network import parameter_count
 from diffctl.report.pictures import to_png
 from diffctl.training import Dataset, classification_accuracy, denoising_error
@@ -75,7 +77,7 @@ class Config:
     remarks: str = ""
 
 
-def main(config: Config) -> None:
+def main(config: Config) -> int:
     """Measure, draw and write."""
     prior, classifier = (
         diffctl.assets.digits_prior(),
@@ -83,7 +85,7 @@ def main(config: Config) -> None:
     )
     held_out = Dataset.load(config.data, "x_test", "y_test")
     images = jnp.asarray(to_unit_range(held_out.images))
-    (ASSETS / "samples.png").write_bytes(to_png(_sheet(_samples(prior))))
+    sheet = to_png(_sheet(_samples(prior)))
     halves = [_errors(prior, part) for part in jnp.split(images[: config.count], 10)]
     errors, spread = np.mean(halves, 0), np.std(halves, 0, ddof=1) / np.sqrt(10)
     accuracy = classification_accuracy(classifier, images, jnp.asarray(held_out.labels))
@@ -104,7 +106,11 @@ def main(config: Config) -> None:
         num_samples=SHEET[0] * SHEET[1],
         remarks=config.remarks,
     )
-    (ASSETS / "MODEL_CARD.md").write_text(card.rstrip() + "\n")
+    with new_file(ASSETS / "samples.png") as path:
+        path.write_bytes(sheet)
+    with new_file(ASSETS / "MODEL_CARD.md") as path:
+        path.write_text(card.rstrip() + "\n")
+    return 0
 
 
 def _errors(prior: Any, images: jax.Array) -> list[float]:
@@ -135,7 +141,7 @@ def _sheet(samples: np.ndarray, zoom: int = 2) -> np.ndarray:
 
 
 def _training(name: str) -> dict[str, Any]:
-    record = json.loads((ASSETS / f"digits_{name}" / "training.json").read_text())
+    record = read_json(ASSETS / f"digits_{name}" / "training.json")
     settings = record["settings"]
     rate = f"{settings['peak_rate']:g}, {settings['schedule']}"
     return {
@@ -147,4 +153,5 @@ def _training(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    options = partial(tyro.cli, Config, prog="experiments.model_card")
+    sys.exit(run("experiments.model_card", options, main, for_good=True))

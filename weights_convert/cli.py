@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the networks differ, 2 bad input, 130 interrupted.
 """
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 from tyro.conf import Positional
 
+from diffctl.host import MODEL, check_free, if_interrupted, run
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import read_description, read_model
 from weights_convert import export, report
@@ -30,6 +32,7 @@ from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
 from weights_convert.output import write
+from weights_convert.parity import load_reference
 from weights_convert.readers import Checkpoint, Container, open_checkpoint
 from weights_convert.verify import verify
 
@@ -66,6 +69,8 @@ class Convert:
 
     def run(self, console: Console) -> int:
         """Convert; return the exit code."""
+        if self.out is not None and not self.dry_run:
+            check_free(self.out, overwrite=self.overwrite, kind=MODEL)
         conversion, file = self._prepare()
         _say(console, "\n".join([report.summary(conversion), *conversion.plan.remarks]))
         if self.dry_run:
@@ -74,6 +79,8 @@ class Convert:
             return 0
         if self.out is None:
             raise ConfigError("--out FOLDER is needed, or --dry-run.")
+        if self.reference is not None:
+            load_reference(self.reference)  # what cannot be read is told before
         self._write(conversion, file, self.out, console)
         if self.reference is not None:
             return Verify(self.out, self.reference).run(console)
@@ -91,13 +98,13 @@ class Convert:
         self, conversion: Conversion, file: Path, out: Path, console: Console
     ) -> None:
         columns = (
-            *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+            TextColumn("{task.description}", markup=False),
+            *(BarColumn(), DownloadColumn()),
             TimeRemainingColumn(),
         )
         shown = console.is_terminal
-        with Progress(
-            *columns, console=console, transient=True, disable=not shown
-        ) as progress:
+        bar = Progress(*columns, console=console, transient=True, disable=not shown)
+        with if_interrupted(bar.stop), bar as progress:
             task = progress.add_task(f"writing {out}", total=_bytes(conversion))
             write(
                 conversion,
@@ -107,6 +114,7 @@ class Convert:
                 orbax=self.orbax,
                 overwrite=self.overwrite,
                 progress=lambda written: progress.advance(task, written),
+                say=lambda message: _say(console, message),
             )
         _say(console, f"wrote {out}")
 
@@ -148,7 +156,8 @@ class Verify:
 
     def run(self, console: Console) -> int:
         """Print the comparison; return 1 if the networks differ."""
-        with console.status("comparing; compiling a large network takes minutes"):
+        waiting = console.status("comparing; compiling a large network takes minutes")
+        with if_interrupted(waiting.stop), waiting:
             found = verify(self.folder, self.reference)
         title = f"{self.folder} against {self.reference.name}"
         console.print(report.parity_table(title, found.rows))
@@ -173,7 +182,7 @@ class Export:
 
     def run(self, console: Console) -> int:
         """Write the file; return the exit code."""
-        if self.out.exists():
+        if os.path.lexists(self.out):
             raise FileExistsError(f"{self.out} exists; choose another file.")
         description = read_description(self.folder)
         source = description.get("source") or {}
@@ -222,27 +231,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and words[0] in COMMANDS else "convert"
-    command = tyro.cli(
-        COMMANDS[name],
-        args=words,
-        prog=f"python -m weights_convert {name}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    try:
-        return command.run(Console())
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError) as error:
-        message = f"weights_convert: error: {error}"
-        Console(stderr=True).print(
-            message, soft_wrap=True, markup=False, highlight=False
+
+    def parse() -> Any:
+        return tyro.cli(
+            COMMANDS[name],
+            args=words,
+            prog=f"python -m weights_convert {name}",
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
-        return 2
+
+    def work(command: Any) -> int:
+        return int(command.run(Console(markup=False, emoji=False)))
+
+    return run("weights_convert", parse, work, for_good=arguments is None)
 
 
 def _say(console: Console, text: str) -> None:
     """Print text as it is, for the user may want to copy a path from it."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:

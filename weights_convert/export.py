@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffctl.host import new_file
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import parameter_names
 from weights_convert.families import FAMILIES
@@ -53,14 +54,14 @@ def write(
     arrays: Mapping[str, np.ndarray],
     progress: Progress = lambda written: None,
 ) -> None:
-    """Write tensors to a safetensors file, complete or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
+    """Write tensors to a safetensors file, complete or not at all.
+
+    Raises:
+        FileExistsError: the file exists.
+    """
+    with new_file(path, overwrite=False) as scratch:
         sizes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         write_safetensors(scratch, sizes, arrays.__getitem__, progress)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _part(array: np.ndarray, part: int | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from diffctl import checkpoint
-from diffctl.priors.storage import ORBAX, WEIGHTS, new_folder, write_description
+from diffctl.host import MODEL, new_folder
+from diffctl.priors.storage import ORBAX, WEIGHTS, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
 from weights_convert.readers import shards
 
@@ -36,6 +38,7 @@ def write(
     orbax: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda written: None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> dict[str, Any]:
     """Write the parameters and their description to a new folder.
 
@@ -48,6 +51,7 @@ def write(
         orbax: write an Orbax checkpoint instead of a safetensors file.
         overwrite: replace a model that is there.
         progress: told of every parameter written.
+        say: told what the user should know of the folder.
 
     Returns:
         The description in `model.json`.
@@ -60,7 +64,7 @@ def write(
         for path in conversion.leaves
     }
     description = describe(conversion, source, dtypes)
-    with new_folder(folder, overwrite=overwrite) as scratch:
+    with new_folder(folder, overwrite=overwrite, kind=MODEL, say=say) as scratch:
         if orbax:
             description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
             arrays = {}

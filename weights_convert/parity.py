@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.host import read_arrays
 from diffctl.priors.preconditioning import Preconditioning
 from weights_convert.heads import Function, Head, heads, probes, values
 
@@ -217,11 +218,7 @@ def load_reference(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is no `.npz` of plain arrays.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npz of plain arrays: {error}.") from error
+    return read_arrays(Path(path))
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:

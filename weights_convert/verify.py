@@ -1,10 +1,9 @@
 """Comparing a converted folder with a reference, and keeping the result beside it."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffctl.host import new_file, to_json
 from diffctl.priors.preconditioning import from_json
 from diffctl.priors.storage import read_description, read_model
 from weights_convert.families import FAMILIES
@@ -80,9 +79,8 @@ def _write(path: Path, reference: Path, report: Report) -> None:
         "comparisons": [_entry(row) for row in report.rows],
         "intermediate": [_entry(row) for row in report.probes],
     }
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(document, indent=2) + "\n")
-    os.replace(scratch, path)
+    with new_file(path) as scratch:
+        scratch.write_text(to_json(document))
 
 
 def _entry(row: Row) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,13 @@ from diffctl.cli import demo_page, manifest
 from diffctl.cli.demo_problems import Group, norm_and_class, pose
 from diffctl.cli.demo_results import Result, measure
 from diffctl.cli.devices import mesh_for
-from diffctl.cli.folders import check_free, first_free, new_folder
 from diffctl.cli.options import Demo
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import timed
-from diffctl.cli.worker import interruptible
 from diffctl.core import Solver
 from diffctl.diffusion import ddpm
+from diffctl.host import first_free, new_folder
 from diffctl.report import require_pictures
 from diffctl.solvers import DOC, DPS, solve_batch
 
@@ -48,27 +48,30 @@ def run(command: Demo, terminal: Terminal, budget: Budget = Budget()) -> Outcome
     if not 1 <= command.digits <= 32:
         raise ValueError(f"--digits is {command.digits}; expected 1 to 32.")
     out = command.out or first_free("diffctl-demo")
-    check_free(out, overwrite=command.overwrite)
     require_pictures()
-    with terminal.progress() as progress:
-        groups, results = interruptible(lambda: _solve_all(command, progress, budget))
-    seconds = time.perf_counter() - started
-    with new_folder(out, overwrite=command.overwrite) as scratch:
-        document = {
-            "seconds": round(seconds, 1),
-            "seed": command.seed,
-            "noise_std": NOISE_STD,
-            "noise_std_unit_range": NOISE_STD / 2,
-            "versions": manifest.versions(),
-            "machine": manifest.machine(),
-            "solvers": {r.solver: manifest.describe(r.settings) for r in results},
-            "results": [result.to_json() for result in results],
-        }
+    with new_folder(out, overwrite=command.overwrite, say=terminal.note) as scratch:
+        with terminal.progress() as progress:
+            groups, results = _solve_all(command, progress, budget)
+        seconds = time.perf_counter() - started
+        document = _document(command, results, seconds)
         demo_page.write(scratch, groups, results, document)
     demo_page.print_table(terminal, results)
     page = (out / "report.html").resolve()
-    terminal.out.print(f"\n{seconds:.0f} s. Open [bold]{page}[/bold]", soft_wrap=True)
+    terminal.wrote(page, f"\n{seconds:.0f} s. Open ")
     return Outcome({"out": str(out), "page": str(page)} | document)
+
+
+def _document(command: Demo, results: list[Result], seconds: float) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 1),
+        "seed": command.seed,
+        "noise_std": NOISE_STD,
+        "noise_std_unit_range": NOISE_STD / 2,
+        "versions": manifest.versions(),
+        "machine": manifest.machine(),
+        "solvers": {r.solver: manifest.describe(r.settings) for r in results},
+        "results": [result.to_json() for result in results],
+    }
 
 
 def _solve_all(

@@ -1,6 +1,5 @@
 """What the demo leaves: the page, the figure, the numbers and a table to read now."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from diffctl.cli.demo_problems import Group
 from diffctl.cli.demo_results import Result
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.terminal import Terminal
+from diffctl.host import to_json
 from diffctl.report import Comparison, Page, Row, comparison_figure
 
 _COLUMNS = ("Truth", "Measurement", "DOC", "DPS")
@@ -45,7 +45,7 @@ def write(
     (folder / "figure.png").write_bytes(figure)
     page = _page(comparison, results, document)
     (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+    (folder / "results.json").write_text(to_json(document))
 
 
 def print_table(terminal: Terminal, results: list[Result]) -> None:

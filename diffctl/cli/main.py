@@ -5,21 +5,22 @@ Exit codes: 0 done, 1 a check failed or the numbers did, 2 bad input, 130 interr
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from diffctl.cli import options
-from diffctl.cli.terminal import Outcome, Terminal
-from diffctl.cli.worker import leave
+from diffctl import host
+
+if TYPE_CHECKING:
+    from diffctl.cli.options import Common
 
 # The module whose `run(command, terminal)` does the work, imported when it is chosen.
-_RUNNERS: dict[type, str] = {
-    options.Demo: "demo",
-    options.Reconstruct: "reconstruct",
-    options.SelfCheck: "selfcheck",
-    options.TrainPrior: "train",
-    options.TrainClassifier: "train",
-    options.List: "listing",
+_RUNNERS = {
+    "Demo": "demo",
+    "Reconstruct": "reconstruct",
+    "SelfCheck": "selfcheck",
+    "TrainPrior": "train",
+    "TrainClassifier": "train",
+    "List": "listing",
 }
-_EXTRA = {"matplotlib": "matplotlib", "PIL": "pillow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,43 +29,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the name of the program; by default those of the process.
     """
-    command = options.parse(None if arguments is None else list(arguments))
-    terminal = Terminal.create(command.json)
-    try:
-        outcome = _run(command, terminal)
-    except KeyboardInterrupt as stop:
-        terminal.note(f"diffctl: interrupted. {stop}".rstrip())
-        return leave(130)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        if command.debug:
-            raise
-        terminal.error(_message(error))
-        return 2
-    except ArithmeticError as error:
-        if command.debug:
-            raise
-        terminal.error(_message(error))
-        return 1
-    if command.json:
-        terminal.document(outcome.result)
-    return outcome.code
+
+    def parse() -> "Common":
+        from diffctl.cli.options import parse
+
+        return parse(None if arguments is None else list(arguments))
+
+    return host.run("diffctl", parse, _run, for_good=arguments is None)
 
 
-def _run(command: options.Common, terminal: Terminal) -> Outcome:
+def _run(command: "Common") -> int:
     from diffctl.cli.compilation import keep_compiled_programs
     from diffctl.cli.devices import make_cores_devices
+    from diffctl.cli.terminal import Terminal
 
     make_cores_devices()
     keep_compiled_programs()
-    module = import_module(f"diffctl.cli.{_RUNNERS[type(command)]}")
-    outcome: Outcome = module.run(command, terminal)
-    return outcome
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
-        return (
-            f"{_EXTRA[error.name]} is not installed, which pictures and reports need; "
-            "install it by `pip install 'diffctl[report]'`."
-        )
-    return str(error) or type(error).__name__
+    terminal = Terminal.create(command.json)
+    module = import_module(f"diffctl.cli.{_RUNNERS[type(command).__name__]}")
+    outcome = module.run(command, terminal)
+    if command.json:
+        terminal.document(outcome.result)
+    return int(outcome.code)

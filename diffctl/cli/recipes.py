@@ -55,7 +55,7 @@ class Recipe:
 def prior_recipe(command: TrainPrior) -> Recipe:
     """Return the training of a denoiser with the EDM loss."""
     dtype = lookup("dtype", command.dtype, DTYPES)
-    dataset = Dataset.load(command.data, command.images)
+    dataset, held_out = _data(command)
     shape = dataset.images.shape[1:]
     architecture = Architecture.of(
         "unet", channels=shape[-1], widths=command.widths, blocks=command.blocks
@@ -72,9 +72,9 @@ def prior_recipe(command: TrainPrior) -> Recipe:
         )
 
     def evaluate(net: Any) -> dict[str, Any]:
-        if not command.held_out:
+        if held_out is None:
             return {}
-        images = Dataset.load(command.data, command.held_out).images[:_MOST_IMAGES]
+        images = held_out.images[:_MOST_IMAGES]
         clean = jnp.asarray(to_unit_range(images))
         key = jax.random.key(command.seed)
         errors = {
@@ -99,7 +99,7 @@ def prior_recipe(command: TrainPrior) -> Recipe:
 
 def classifier_recipe(command: TrainClassifier) -> Recipe:
     """Return the training of a classifier by cross-entropy."""
-    dataset = Dataset.load(command.data, command.images, command.labels)
+    dataset, held_out = _data(command, command.labels, command.held_out_labels)
     height, width, channels = dataset.images.shape[1:]
     if height != width or height % 4:
         raise ValueError(
@@ -116,9 +116,8 @@ def classifier_recipe(command: TrainClassifier) -> Recipe:
     )
 
     def evaluate(net: Any) -> dict[str, Any]:
-        if not command.held_out:
+        if held_out is None:
             return {}
-        held_out = Dataset.load(command.data, command.held_out, command.held_out_labels)
         images = jnp.asarray(to_unit_range(held_out.images))
         accuracy = classification_accuracy(net, images, jnp.asarray(held_out.labels))
         return {"held_out_images": len(images), "accuracy": float(accuracy)}
@@ -140,6 +139,32 @@ def classifier_recipe(command: TrainClassifier) -> Recipe:
         evaluate=evaluate,
         save=save,
     )
+
+
+def _data(
+    command: Training, labels: str | None = None, held_out_labels: str | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """Read all data now: what is wrong with it is better known before the training."""
+    dataset = Dataset.load(command.data, command.images, labels)
+    if command.batch_size > len(dataset.images):
+        raise ValueError(
+            f"The batch size {command.batch_size} exceeds the {len(dataset.images)} "
+            f"images of {command.images}; pass a smaller --batch-size."
+        )
+    if not command.held_out:
+        return dataset, None
+    try:
+        held_out = Dataset.load(command.data, command.held_out, held_out_labels)
+    except ValueError as error:
+        error.add_note("Pass --held-out '' to evaluate on no images.")
+        raise
+    shapes = [data.images.shape[1:] for data in (dataset, held_out)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{command.held_out} has images of shape {shapes[1]}, {command.images} of "
+            f"{shapes[0]}; expected the same."
+        )
+    return dataset, held_out
 
 
 def _initial_net(command: Training, architecture: Architecture, kind: str) -> Any:

@@ -1,7 +1,6 @@
 """`diffctl reconstruct`: one picture, one task, one solver, and how it was done."""
 
 import dataclasses
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -15,19 +14,18 @@ from rich.progress import Progress, TaskID
 from diffctl import assets
 from diffctl.cli import manifest
 from diffctl.cli.demo_page import sentence
-from diffctl.cli.folders import check_free, new_folder
 from diffctl.cli.images import check_shape, looks_inverted, read_picture
 from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
 from diffctl.cli.solver_check import check_named
-from diffctl.cli.solver_table import SOLVERS
+from diffctl.cli.solver_table import SOLVERS, SolverChoice
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Posed, Request, Restoration, Task
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.timing import Timed, timed
 from diffctl.cli.unfinished import Unfinished
-from diffctl.cli.worker import interruptible
 from diffctl.core import Solution, Solver
+from diffctl.host import Place, claimed, naming, to_json
 from diffctl.metrics import psnr, ssim
 from diffctl.priors import NetworkPrior
 from diffctl.report import Comparison, Page, Row, require_pictures, to_png
@@ -43,8 +41,23 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
     """Write `reconstruction.png`, `measurement.png`, `report.html`, `manifest.json`."""
     task = lookup("task", command.task, TASKS)
     choice = lookup("solver", command.solver, SOLVERS)
-    check_free(command.out, overwrite=command.overwrite)
     require_pictures()
+    with claimed(command.out, overwrite=command.overwrite, say=terminal.note) as place:
+        document = _reconstruct(command, task, choice, place, terminal)
+    for name, value in document["scores"].items():
+        terminal.out.print(f"{name}: {value}")
+    terminal.wrote(command.out)
+    return Outcome({"out": str(command.out)} | document)
+
+
+def _reconstruct(
+    command: Reconstruct,
+    task: Task,
+    choice: SolverChoice,
+    place: Place,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Solve, publish the folder and return its manifest."""
     prior = NetworkPrior.restore(command.prior) if command.prior else _shipped()
     prior = _of_class(prior, command.label, task)
     problem_key, solver_key = jax.random.split(jax.random.key(command.seed))
@@ -59,26 +72,22 @@ def run(command: Reconstruct, terminal: Terminal) -> Outcome:
     posed = task.pose(request)
     solver = choice.build(command.task, command.steps)
     check_named(command.solver, solver, command.task, posed.problem, prior)
-    settings = _settings(command)
-    unfinished = Unfinished.start(
-        command.out, settings, resume=command.resume, overwrite=command.overwrite
-    )
-    adapted = choice.adapt(prior)
-    solve = partial(_solve, unfinished, solver_key, posed, adapted, solver)
-    with terminal.progress() as progress:
-        bar = progress.add_task("compiling", total=None)
-        spent = interruptible(lambda: timed(partial(solve, progress, bar)))
-    check(spent.result)
-    document = _document(settings, posed, prior, solver, spent)
-    if adapted is not prior:
-        document["regulariser"] = manifest.describe(adapted)
-    with new_folder(command.out, overwrite=command.overwrite) as scratch:
-        _write(scratch, command, posed, spent.result, document)
-    unfinished.remove()
-    for name, value in document["scores"].items():
-        terminal.out.print(f"{name}: {value}")
-    terminal.out.print(f"Wrote [bold]{command.out}[/bold]", soft_wrap=True)
-    return Outcome({"out": str(command.out)} | document)
+    settings, adapted = _settings(command), choice.adapt(prior)
+    with Unfinished.open(place, settings, resume=command.resume) as unfinished:
+        solve = partial(_solve, unfinished, solver_key, posed, adapted, solver)
+        with terminal.progress() as progress:
+            bar = progress.add_task("compiling", total=None)
+            spent = timed(partial(solve, progress, bar))
+        check(spent.result)
+        document = _document(settings, posed, prior, solver, spent)
+        if adapted is not prior:
+            document["regulariser"] = manifest.describe(adapted)
+        folder = place.scratch()
+        with naming(place.out):
+            _write(folder, command, posed, spent.result, document)
+        place.publish(folder)
+        unfinished.remove()
+    return document
 
 
 def _shipped() -> NetworkPrior:
@@ -226,8 +235,7 @@ def _write(
         (folder / f"{name.lower()}.png").write_bytes(to_png(picture))
     if posed.truth is not None:
         pictures = {"Truth": np.asarray(posed.truth)} | pictures
-    text = json.dumps(document, indent=2)
-    (folder / "manifest.json").write_text(text + "\n")
+    (folder / "manifest.json").write_text(to_json(document))
     html = _page(command, pictures, solution, document)
     (folder / "report.html").write_text(html, encoding="utf-8")
 

@@ -1,8 +1,10 @@
 """What goes to the user: results to standard output, everything else to the other."""
 
-import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from diffctl.host import if_interrupted, to_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Outcome:
 
     result: dict[str, Any]
     code: int = 0
+
+
+def console(**options: Any) -> Console:
+    """Return a console that prints text as it is: a path may look like mark-up."""
+    return Console(markup=False, emoji=False, **options)
 
 
 @dataclass(frozen=True)
@@ -36,19 +46,20 @@ class Terminal:
     """
 
     json: bool = False
-    out: Console = field(default_factory=Console)
-    err: Console = field(default_factory=lambda: Console(stderr=True))
+    out: Console = field(default_factory=console)
+    err: Console = field(default_factory=lambda: console(stderr=True))
 
     @classmethod
     def create(cls, json: bool) -> "Terminal":
         """Return a terminal on the standard streams."""
-        return cls(json=json, out=Console(quiet=json))
+        return cls(json=json, out=console(quiet=json))
 
-    def progress(self) -> Progress:
-        """Return a progress bar with the time that remains, on standard error."""
-        return Progress(
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Show a progress bar with the time that remains, on standard error."""
+        progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -57,18 +68,19 @@ class Terminal:
             console=self.err,
             transient=True,
         )
+        # The cursor, which a bar hides, comes back.
+        with if_interrupted(progress.stop), progress:
+            yield progress
+
+    def wrote(self, path: Path, sentence: str = "Wrote ") -> None:
+        """Say on standard output what was written, as a path to be copied."""
+        self.out.print(Text.assemble(sentence, (str(path), "bold")), soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Say something on standard error, as one line."""
-        self.err.print(message, soft_wrap=True, markup=False, highlight=False)
-
-    def error(self, message: str) -> None:
-        """Report why nothing was done, as one line."""
-        self.note(f"diffctl: error: {' '.join(message.split())}")
-        if self.json:
-            self.document({"error": message})
+        self.err.print(message, soft_wrap=True, highlight=False)
 
     def document(self, result: dict[str, Any]) -> None:
         """Print a result for machines."""
-        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(to_json(result))
         sys.stdout.flush()

@@ -6,10 +6,8 @@ parameters, to the bit on the same machine, as one that was never interrupted.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,13 +17,12 @@ import optax
 from rich.progress import Progress
 
 from diffctl.cli import manifest
-from diffctl.cli.folders import check_free, replace
 from diffctl.cli.names import lookup
 from diffctl.cli.options import TrainClassifier, Training, TrainPrior
 from diffctl.cli.recipes import Recipe, classifier_recipe, prior_recipe
 from diffctl.cli.terminal import Outcome, Terminal
 from diffctl.cli.unfinished import Unfinished
-from diffctl.cli.worker import interruptible
+from diffctl.host import Place, claimed, naming, to_json
 from diffctl.training import constant, cosine, create_state, train
 
 # Options that do not change the result.
@@ -49,29 +46,18 @@ SCHEDULES: Mapping[str, Callable[[Training], optax.Schedule]] = {
 def run(command: Training, terminal: Terminal) -> Outcome:
     """Train a model and write its folder, with `training.json` in it."""
     _check(command)
-    check_free(command.out, overwrite=command.overwrite)
-    recipe = RECIPES[type(command)](command)
-    settings = _settings(command)
-    unfinished = Unfinished.start(
-        command.out, settings, resume=command.resume, overwrite=command.overwrite
-    )
-    journal = _Journal(command, unfinished, terminal.progress())
-    try:
-        with journal.progress:
-            net = interruptible(lambda: _train(command, recipe, journal))
-            notes = interruptible(lambda: recipe.evaluate(net))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(journal.epitaph()) from None
-    document = {
-        "settings": settings,
-        "notes": notes,
-        "versions": manifest.versions(),
-        "machine": manifest.machine(),
-        "seconds_since_start_or_resumption": round(journal.seconds(), 1),
-        "loss": journal.curve(),
-    }
-    _publish(command.out, recipe, net, notes, document, unfinished)
-    terminal.out.print(f"Wrote [bold]{command.out}[/bold]")
+    with claimed(command.out, overwrite=command.overwrite, say=terminal.note) as place:
+        recipe = RECIPES[type(command)](command)
+        settings = _settings(command)
+        with Unfinished.open(place, settings, resume=command.resume) as unfinished:
+            with terminal.progress() as progress:
+                journal = _Journal(command, unfinished, progress)
+                net = _train(command, recipe, journal)
+                notes = recipe.evaluate(net)
+            document = _document(settings, notes, journal)
+            _publish(place, recipe, net, document)
+            unfinished.remove()
+    terminal.wrote(command.out)
     for name, value in notes.items():
         terminal.out.print(f"  {name}: {value}")
     return Outcome({"out": str(command.out)} | document)
@@ -138,15 +124,6 @@ class _Journal:
             self._unfinished.save({"state": state, "losses": self._losses})
             self._saved = self._read_up_to()
 
-    def epitaph(self) -> str:
-        """Return what is left of an interrupted training."""
-        if not self._saved:
-            return "There was no checkpoint yet."
-        return (
-            f"The checkpoint of step {self._saved} is kept; go on with the same "
-            "command and --resume."
-        )
-
     def seconds(self) -> float:
         """Return the time since this process began to train."""
         return time.monotonic() - self._started
@@ -168,8 +145,8 @@ class _Journal:
             self._losses[step] = loss
             if not np.isfinite(self._losses[step]):
                 raise FloatingPointError(
-                    f"The loss of step {step + 1} is {self._losses[step]}; the last "
-                    "checkpoint is kept. Try a smaller --peak-rate."
+                    f"The loss of step {step + 1} is {self._losses[step]}. Try a "
+                    "smaller --peak-rate."
                 )
         self._unread.clear()
         done = self._read_up_to()
@@ -182,20 +159,25 @@ class _Journal:
             )
 
 
-def _publish(
-    out: Path,
-    recipe: Recipe,
-    net: Any,
-    notes: dict[str, Any],
-    document: dict[str, Any],
-    unfinished: Unfinished,
-) -> None:
-    """Write the model beside its place, then move it there in one step."""
-    folder = unfinished.folder / "model"
-    recipe.save(net, folder, notes)
-    (folder / "training.json").write_text(json.dumps(document, indent=2) + "\n")
-    replace(folder, out)
-    unfinished.remove()
+def _document(
+    settings: dict[str, Any], notes: dict[str, Any], journal: _Journal
+) -> dict[str, Any]:
+    return {
+        "settings": settings,
+        "notes": notes,
+        "versions": manifest.versions(),
+        "machine": manifest.machine(),
+        "seconds_since_start_or_resumption": round(journal.seconds(), 1),
+        "loss": journal.curve(),
+    }
+
+
+def _publish(place: Place, recipe: Recipe, net: Any, document: dict[str, Any]) -> None:
+    folder = place.scratch() / "model"
+    with naming(place.out):
+        recipe.save(net, folder, document["notes"])
+        (folder / "training.json").write_text(to_json(document))
+    place.publish(folder)
 
 
 def _settings(command: Training) -> dict[str, Any]:

@@ -3,12 +3,8 @@
 The converter can write an Orbax checkpoint in place of the safetensors file.
 """
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from diffctl import checkpoint
+from diffctl.host import MODEL, new_folder, read_json, to_json
 from diffctl.nets.architecture import Architecture
 
 WEIGHTS, DESCRIPTION, ORBAX = "weights.safetensors", "model.json", "weights.orbax"
@@ -30,39 +27,21 @@ def parameter_names(net: Any) -> list[str]:
     return [name.removesuffix(".value") for name in names]
 
 
-@contextlib.contextmanager
-def new_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty scratch folder that becomes `folder` if nothing is raised.
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write `model.json`; of the notes, numbers that are not finite become null.
 
     Raises:
-        FileExistsError: the folder exists and `overwrite` is false, or it exists and
-            is not a model.
+        ValueError: a setting is not finite, which JSON has no number for.
     """
-    if folder.exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} exists; choose another or pass overwrite=True."
-        )
-    if folder.exists() and not (folder / DESCRIPTION).is_file():
-        raise FileExistsError(
-            f"{folder} holds no {DESCRIPTION}, so it is not a model that could be "
-            "overwritten. Choose another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    settings = {name: v for name, v in description.items() if name != "notes"}
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write `model.json`."""
-    text = json.dumps({"format": FORMAT} | description, indent=2) + "\n"
-    (folder / DESCRIPTION).write_text(text)
+        json.dumps(settings, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"a setting of the model is not finite, which {DESCRIPTION} cannot hold: "
+            f"{settings}."
+        ) from error
+    (folder / DESCRIPTION).write_text(to_json({"format": FORMAT} | description))
 
 
 def write_model(
@@ -74,19 +53,31 @@ def write_model(
         FileExistsError: the folder exists and `overwrite` is false, or it exists and
             is not a model.
     """
-    with new_folder(folder, overwrite=overwrite) as scratch:
+    with new_folder(folder, overwrite=overwrite, kind=MODEL) as scratch:
         named = zip(parameter_names(net), jax.tree.leaves(net), strict=True)
         write_weights(scratch / WEIGHTS, dict(named))
         write_description(scratch, description)
 
 
 def write_weights(path: Path, weights: Mapping[str, ArrayLike]) -> None:
-    """Write arrays to a safetensors file, however they lie in memory."""
+    """Write arrays to a safetensors file, however they lie in memory.
+
+    Raises:
+        OSError: the file cannot be written, for instance because the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     # safetensors stores the bytes that follow an array's first element and ignores the
     # strides. `np.ascontiguousarray` would turn a scalar into a vector.
-    save_file({n: np.asarray(leaf, order="C") for n, leaf in weights.items()}, path)
+    arrays = {n: np.asarray(leaf, order="C") for n, leaf in weights.items()}
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:
+        raise OSError(
+            f"{path} cannot be written: {error}. Free some space, or choose another "
+            "folder."
+        ) from error
     path.chmod(0o644)
 
 
@@ -144,10 +135,7 @@ def read_description(folder: Path, kind: str | None = None) -> dict[str, Any]:
             f"{path} does not exist; a {kind or 'model'} is a folder with {WEIGHTS} "
             f"and {DESCRIPTION}, as written by `diffctl train`."
         )
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    description = read_json(path)
     found = description.get("kind") if isinstance(description, dict) else None
     wanted = kind or found
     if found is None or found != wanted or description.get("format") != FORMAT:

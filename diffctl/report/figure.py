@@ -2,10 +2,12 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffctl.host import new_file
 from diffctl.report.comparison import Comparison, Row
 from diffctl.report.pictures import to_uint8
 
@@ -57,6 +59,12 @@ def blank_figure(width: float, height: float, **options: Any) -> Any:
     figure = Figure(figsize=(width, height), facecolor="white", **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def save(figure: Any, path: Path, dpi: int = 100) -> None:
+    """Write a matplotlib figure as a PNG file, in one step."""
+    with new_file(path) as scratch:
+        figure.savefig(scratch, dpi=dpi, format="png")
 
 
 class _Pen:

@@ -1,10 +1,10 @@
 """A page of HTML in one file: text, tables, pictures, curves, nothing from outside."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from diffctl.host import to_json
 from diffctl.report.comparison import Comparison, Row
 from diffctl.report.curves import curves_svg
 from diffctl.report.pictures import data_uri, to_png
@@ -112,7 +112,7 @@ class Page:
 
     def document(self, summary: str, value: Any) -> None:
         """Add JSON that unfolds on a click."""
-        text = escape(json.dumps(value, indent=2))
+        text = escape(to_json(value).rstrip())
         self._parts.append(
             f"<details><summary>{escape(summary)}</summary><pre>{text}</pre></details>"
         )

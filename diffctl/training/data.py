@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffctl.host import read_arrays
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -21,23 +23,22 @@ class Dataset:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: an array is missing, not uint8 NHWC, or the lengths differ.
+            ValueError: the file is damaged, an array is missing, empty or not uint8
+                NHWC, or the lengths differ.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no data file {path}.")
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [name for name in (images, labels) if name]
-            missing = [name for name in wanted if name not in archive.files]
-            if missing:
-                raise ValueError(
-                    f"{path} has no array {missing}; it holds {archive.files}."
-                )
-            x = archive[images]
-            y = archive[labels] if labels else np.zeros(len(x))
+        found = read_arrays(Path(path), [name for name in (images, labels) if name])
+        x = found[images]
+        y = found[labels] if labels else np.zeros(len(x))
         if x.dtype != np.uint8 or x.ndim != 4:
             raise ValueError(
                 f"{images} in {path} is {x.dtype} of shape {x.shape}; expected uint8 "
                 "images (N, H, W, C)."
+            )
+        if not len(x):
+            raise ValueError(
+                f"{images} in {path} holds no images; expected at least one."
             )
         if len(x) != len(y):
             raise ValueError(f"{len(x)} images but {len(y)} labels in {path}.")

@@ -1,15 +1,15 @@
 """Run the benchmarks and print one JSON document: `python -m experiments.bench`."""
 
-import json
 import platform
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import tyro
 
 import diffctl
 from experiments.bench import compilation, iteration, memory
+from experiments.common import measured
 
 
 @dataclass
@@ -20,11 +20,11 @@ class Bench:
     num_levels: int = 20
 
 
-def main(bench: Bench) -> None:
-    """Measure everything and print JSON."""
+def measure(bench: Bench) -> dict[str, Any]:
+    """Measure everything."""
     shipped = diffctl.assets.digits_prior()
     larger = iteration.random_prior(64, 3, (64, 96, 160))
-    report: dict[str, Any] = {
+    return {
         "machine": {
             "processor": platform.processor() or platform.machine(),
             "devices": [str(device) for device in jax.devices()],
@@ -41,8 +41,7 @@ def main(bench: Bench) -> None:
         "batch": memory.measure_batches(shipped, (1, 8), bench.repeats),
         "compilation": compilation.measure(),
     }
-    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Bench))
+    sys.exit(measured("bench", Bench, measure))

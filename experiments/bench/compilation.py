@@ -6,9 +6,10 @@ Each measurement is a fresh process.
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from diffctl.host import temporary_folder
 
 _CHILD = """
 import json, sys, time
@@ -37,8 +38,8 @@ print(json.dumps({"first_call": first, "second_call": again, "compile": first - 
 
 def measure() -> dict[str, Any]:
     """Return seconds of the first and second call, without and with a warm cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        return {"cold": _run(cache), "from_cache": _run(cache)}
+    with temporary_folder() as cache:
+        return {"cold": _run(str(cache)), "from_cache": _run(str(cache))}
 
 
 def _run(cache: str | Path) -> dict[str, float]:

@@ -7,15 +7,15 @@ first, as safetensors; with `--torch-python` PyTorch writes it by `torch.save`.
 import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
+from diffctl.host import temporary_folder
 from experiments.bench import network
+from experiments.common import measured
 from weights_convert import export
 from weights_convert.families import FAMILIES
 
@@ -45,8 +45,7 @@ class Bench:
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Return the size of the file, and seconds and peak megabytes of its conversion."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         file = _write(folder, bench.torch_python)
         words = [str(file), "--config", "ffhq", "--out", str(folder / "out")]
         done = subprocess.run(
@@ -76,4 +75,4 @@ def _write(folder: Path, torch_python: Path | None) -> Path:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Bench)), indent=2))
+    sys.exit(measured("bench.conversion", Bench, measure))

@@ -5,9 +5,9 @@ of runs that take turns, for random weights. The network has 93.6 million parame
 a forward takes 388 GFLOP, of which the achieved rate is reported.
 """
 
-import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from diffctl.nets import Architecture
+from experiments.common import measured
 
 FORWARD_FLOP = 388e9
 SIZE = 256
@@ -119,4 +119,4 @@ def _drawn(source: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Bench)), indent=2))
+    sys.exit(measured("bench.network", Bench, measure))

@@ -7,20 +7,20 @@ checking the inputs and starting the program. Compile times do not depend on the
 With `--batch`, so many examples are solved together and compared with calls of a batch.
 """
 
-import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 import diffctl
 from diffctl.cli.solver_table import SOLVERS, SolverChoice
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Request
 from diffctl.core import Solver
+from experiments.common import measured
 from experiments.common.bare_calls import bare_calls
 from experiments.common.solving import count_calls
 from experiments.common.timing import interleaved
@@ -103,4 +103,4 @@ def _bare(prior: Any, width: int, steps: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Bench)), indent=2))
+    sys.exit(measured("bench.solvers", Bench, measure))

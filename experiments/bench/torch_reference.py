@@ -11,7 +11,7 @@ their ratios, ours over PyTorch's. Ours uses as many threads as the environment 
 
 import json
 import subprocess
-import tempfile
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from diffctl.host import temporary_folder
 from experiments.bench import network
 from experiments.bench.network import medians, timed
+from experiments.common import measured
 from weights_convert import export
 from weights_convert.families import FAMILIES
 
@@ -82,8 +83,7 @@ class Torch:
 def measure(bench: Bench) -> dict[str, Any]:
     """Return the seconds of both, their ratios and how far the results differ."""
     net, arrays = network.random_network(), network.inputs(bench.size)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         _write(folder, net, arrays)
         torch = Torch(bench, folder)
         try:
@@ -139,4 +139,4 @@ def _write(folder: Path, net: Any, arrays: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(tyro.cli(Bench)), indent=2))
+    sys.exit(measured("bench.torch_reference", Bench, measure))

@@ -1,6 +1,7 @@
 """What the experiments share: rows that are run, files that are kept, tables."""
 
 from experiments.common.entry import command as command
+from experiments.common.entry import measured as measured
 from experiments.common.restoration import Restorations as Restorations
 from experiments.common.runner import Row as Row
 from experiments.common.runner import run_rows as run_rows

@@ -14,8 +14,10 @@ import tyro
 from diffctl.cli.compilation import keep_compiled_programs
 from diffctl.cli.devices import make_cores_devices
 from diffctl.cli.terminal import Terminal
-from diffctl.cli.worker import leave
+from diffctl.host import held, if_interrupted, run, to_json
 from experiments.common.store import Results
+
+_GOES_ON = "Finished chunks are kept; the same command goes on."
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,44 @@ def command(
     only_table = given[:1] == ["table"]
     prog = f"experiments.{name} table" if only_table else f"experiments.{name}"
     parser, rest = (Table, given[1:]) if only_table else (options, given)
-    chosen: Any = tyro.cli(parser, prog=prog, args=rest)
 
-    def work(terminal: Terminal) -> None:
+    def parse() -> Any:
+        return tyro.cli(parser, prog=prog, args=rest)
+
+    def work(chosen: Any) -> int:
+        terminal = Terminal()
         if not only_table:
-            compute(chosen, terminal)
+            with held(chosen.out, terminal.note), if_interrupted(lambda: _GOES_ON):
+                _compute(compute, chosen, terminal)
         terminal.out.file.write(render(Results(chosen.out)))
+        return 0
 
-    return guarded(work)
+    return run(f"experiments.{name}", parse, work, for_good=arguments is None)
 
 
-def guarded(work: Callable[[Terminal], None]) -> int:
-    """Run an experiment and return its exit code: 0, 2 for bad input, 130."""
-    terminal = Terminal()
+def _compute(
+    compute: Callable[[Any, Terminal], None], chosen: Any, terminal: Terminal
+) -> None:
     make_cores_devices()
     keep_compiled_programs()
     try:
-        work(terminal)
+        compute(chosen, terminal)
     except KeyboardInterrupt:
-        terminal.note(
-            "Interrupted. Finished chunks are kept; the same command goes on."
-        )
-        return leave(130)
-    except (ValueError, TypeError, OSError) as error:
-        terminal.error(str(error))
-        return 2
-    return 0
+        raise KeyboardInterrupt(_GOES_ON) from None
+
+
+def measured(name: str, options: type, measure: Callable[[Any], Any]) -> int:
+    """Run a benchmark: parse, measure, print one JSON document.
+
+    Args:
+        name: of the benchmark.
+        options: a dataclass.
+        measure: `measure(options)` returns the document.
+    """
+
+    def work(chosen: Any) -> int:
+        sys.stdout.write(to_json(measure(chosen)))
+        return 0
+
+    prog = f"experiments.{name}"
+    return run(prog, lambda: tyro.cli(options, prog=prog), work, for_good=True)

@@ -17,7 +17,6 @@ from diffctl.cli import manifest
 from diffctl.cli.solver_table import as_it_is
 from diffctl.cli.terminal import Terminal
 from diffctl.cli.timing import Timed
-from diffctl.cli.worker import interruptible
 from diffctl.core import Solver
 from diffctl.solvers import listen
 from experiments.common import environment
@@ -97,12 +96,12 @@ def run_rows(
     if count < 1 or chunk < 1:
         raise ValueError(f"--count is {count}, --chunk {chunk}; expected at least 1.")
     pending = _pending(rows, results, seed, count)
-    jobs = interruptible(lambda: _plan(pending, seed, chunk))
+    jobs = _plan(pending, seed, chunk)
     _announce(jobs, terminal)
     with terminal.progress() as progress:
         # The remaining time follows from the whole run, not from the last 30 s.
         progress.speed_estimate_period = _A_DAY
-        interruptible(lambda: _run(jobs, results, progress, seed))
+        _run(jobs, results, progress, seed)
     return len(jobs)
 
 

@@ -3,15 +3,18 @@
 `OUT/results/LABELS/FIRST-LAST.json`; an interrupted run leaves whole files only.
 """
 
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffctl.host import new_file, read_json, to_json
+from diffctl.host.documents import plain
+
 Labels = Mapping[str, Any]
+
+_NAMED = ("ids", "settings")  # which result a file holds
+_FOUND = ("labels", "ids", "images", "seconds")  # and what a table needs of it
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Results:
         """
         found: set[int] = set()
         for path in sorted(self._folder(labels).glob("*.json")):
-            record = _read(path)
-            _check_same(path, record["settings"], _plain(settings))
+            record = _read(path, _NAMED)
+            _check_same(path, record["settings"], plain(settings))
             found.update(record["ids"])
         return found
 
@@ -51,36 +54,33 @@ class Results:
         paths = sorted((self.out / "results").glob("*/*.json"))
         if not paths:
             raise FileNotFoundError(f"There are no results in {self.out}.")
-        return [_read(path) for path in paths]
+        return [_read(path, _FOUND) for path in paths]
 
     def _folder(self, labels: Labels) -> Path:
         return self.out / "results" / ".".join(str(value) for value in labels.values())
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
+    with new_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, document: Any) -> None:
-    """Write a document beside its place, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
-    os.replace(scratch, path)
+    """Write a document in one step; numbers that are not finite become null."""
+    write_text(path, to_json(document))
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON makes of a value, null for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a result; delete it: {error}.") from error
+        record = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error} It is not a result; delete it.") from error
+    if not isinstance(record, dict) or not set(fields) <= record.keys():
+        raise ValueError(
+            f"{path} is not a result: it lacks some of {', '.join(fields)}; delete it."
+        )
+    return record
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from experiments.common.store import write_json
+from experiments.common.store import write_json, write_text
 
 _LARGE = 1e5
 
@@ -143,7 +143,7 @@ def with_figures(text: str, write: Callable[[], list[str]]) -> str:
 
 def write_tables(out: Path, markdown: str, summaries: Sequence[Summary]) -> None:
     """Write `table.md` and `table.json`."""
-    (out / "table.md").write_text(markdown, encoding="utf-8")
+    write_text(out / "table.md", markdown)
     write_json(out / "table.json", [summary.to_json() for summary in summaries])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffctl.report.figure import INK, RULE, SOFT, blank_figure
+from diffctl.report.figure import INK, RULE, SOFT, blank_figure, save
 from experiments.common.restoration import RESTORATIONS
 from experiments.common.table import Summary
 from experiments.digits.budgets import OWN
@@ -48,7 +48,7 @@ def write_figure(out: Path, summaries: Sequence[Summary]) -> list[str]:
     for empty in axes[len(tasks) :]:
         empty.set_axis_off()
     _legend(axes[len(tasks)])
-    figure.savefig(out / _NAME, dpi=100)
+    save(figure, out / _NAME)
     return [_NAME]
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from rich.progress import Progress
 from diffctl import assets
 from diffctl.cli.names import lookup
 from diffctl.cli.terminal import Terminal
-from diffctl.cli.worker import interruptible
 from diffctl.operators import Problem
 from diffctl.training.data import Dataset, to_unit_range
 from experiments.common import Restorations, Results, Row, command
@@ -80,9 +78,8 @@ def compute(run: Run, terminal: Terminal) -> None:
     problem = Problem(y=problems.y[0], operator=problems.operator, noise=problems.noise)
     with terminal.progress() as progress:
         for name, model in chosen.items():
-            train = partial(_trained, run, name, model, problem, terminal, progress)
-            prior = interruptible(train)
-            interruptible(partial(_restore, run, name, model, prior, examples))
+            prior = _trained(run, name, model, problem, terminal, progress)
+            _restore(run, name, model, prior, examples)
 
 
 def _examples(run: Run) -> Restorations:

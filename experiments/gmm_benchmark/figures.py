@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffctl.report.figure import INK, RULE, SOFT, blank_figure
+from diffctl.report.figure import INK, RULE, SOFT, blank_figure, save
 from experiments.gmm_benchmark.problems import cluster_means
 from experiments.gmm_benchmark.summary import Summary
 
@@ -28,7 +28,7 @@ def write_figures(
     }
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(out / name, dpi=100)
+            save(figure, out / name)
     return [name for name, figure in figures.items() if figure is not None]
 
 

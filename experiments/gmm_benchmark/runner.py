@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from diffctl.cli import manifest
 from diffctl.cli.terminal import Terminal
-from diffctl.cli.worker import interruptible
 from experiments.common import Results
 from experiments.common.environment import fingerprint
 from experiments.common.environment import record as environment
@@ -124,12 +123,12 @@ def run_plan(plan: Plan, results: Results, terminal: Terminal) -> int:
             f"--problems is {plan.num_problems}, --samples {plan.num_samples}, "
             f"--directions {plan.num_directions}; expected at least 1, 2 and 1."
         )
-    jobs = interruptible(lambda: _schedule(plan, results))
+    jobs = _schedule(plan, results)
     _announce(jobs, terminal)
     with terminal.progress() as progress:
         # The remaining time follows from the whole run, not from the last 30 s.
         progress.speed_estimate_period = _A_DAY
-        interruptible(lambda: _run(plan, jobs, results, progress))
+        _run(plan, jobs, results, progress)
     return sum(len(job.expected) for job in jobs)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from experiments.common import Results, provenance, with_figures
-from experiments.common.store import write_json
+from experiments.common.store import write_json, write_text
 from experiments.common.table import grid
 from experiments.gmm_benchmark.figures import write_figures
 from experiments.gmm_benchmark.samplers import SAMPLERS
@@ -39,7 +39,7 @@ def render(results: Results) -> str:
     ]
     write = partial(write_figures, results.out, records, found)
     text = with_figures("\n".join(parts), write)
-    (results.out / "table.md").write_text(text, encoding="utf-8")
+    write_text(results.out / "table.md", text)
     write_json(results.out / "table.json", [summary.to_json() for summary in found])
     return text
 

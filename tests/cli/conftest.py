@@ -12,7 +12,7 @@ from diffctl.nets import Architecture
 from diffctl.priors import EDMPreconditioning, NetworkPrior
 from diffctl.report import to_png
 
-SIZE = 12
+SIZE, STEPS = 12, 6
 TINY_NET = {"channels": 1, "widths": (4,), "blocks": (1,), "embedding": 8, "groups": 2}
 
 
@@ -86,3 +86,17 @@ def reconstruct(prior_folder, picture, tmp_path):
         return main(["reconstruct", *given, *flags])
 
     return run
+
+
+@pytest.fixture
+def classifier(data_file):
+    """Return the arguments that train a tiny classifier."""
+
+    def arguments(out, *more: str, steps: int = STEPS) -> list[str]:
+        return [
+            "train", "classifier", "--data", str(data_file), "--out", str(out),
+            "--num-steps", str(steps), "--batch-size", "8", "--warmup", "1",
+            "--width", "2", "--checkpoint-every", "2", *more,
+        ]  # fmt: skip
+
+    return arguments

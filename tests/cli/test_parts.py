@@ -1,5 +1,6 @@
 """The small parts: names, folders, pictures, interrupted runs, descriptions."""
 
+import contextlib
 import json
 import time
 
@@ -11,14 +12,13 @@ import pytest
 from PIL import Image
 
 from diffctl.cli.compilation import keep_compiled_programs
-from diffctl.cli.folders import check_free, first_free, new_folder
 from diffctl.cli.images import check_shape, read_image
 from diffctl.cli.manifest import describe, versions
 from diffctl.cli.names import lookup
 from diffctl.cli.timing import timed
 from diffctl.cli.unfinished import Unfinished
-from diffctl.cli.worker import abandoned, interruptible
 from diffctl.diffusion import geometric
+from diffctl.host import claimed
 from diffctl.solvers import DPS
 from tests.tolerances import EXACT32
 
@@ -28,42 +28,6 @@ def test_unknown_names_are_answered_with_the_nearest():
     assert lookup("task", "box_inpainting", table) == 1
     with pytest.raises(ValueError, match="did you mean 'gaussian_deblurring'"):
         lookup("task", "gausian_deblur", table)
-
-
-def test_a_folder_appears_complete_or_not_at_all(tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(RuntimeError), new_folder(out, overwrite=False) as folder:
-        (folder / "half").write_text("")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with new_folder(out, overwrite=False) as folder:
-        (folder / "results.json").write_text("{}")
-        assert not out.exists()
-    assert [path.name for path in out.iterdir()] == ["results.json"]
-
-
-def test_only_our_own_output_is_overwritten(tmp_path):
-    ours, foreign = tmp_path / "ours", tmp_path / "foreign"
-    for folder, name in ((ours, "manifest.json"), (foreign, "thesis.tex")):
-        folder.mkdir()
-        check_free(folder, overwrite=False)
-        (folder / name).write_text("")
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        check_free(ours, overwrite=False)
-    check_free(ours, overwrite=True)
-    with pytest.raises(FileExistsError, match="not written by diffctl"):
-        check_free(foreign, overwrite=True)
-    with new_folder(ours, overwrite=True) as folder:
-        (folder / "new").write_text("")
-    assert [path.name for path in ours.iterdir()] == ["new"]
-
-
-def test_the_default_folder_is_the_first_free_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert str(first_free("demo")) == "demo"
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo-2").mkdir()
-    assert str(first_free("demo")) == "demo-3"
 
 
 @pytest.mark.parametrize(
@@ -105,22 +69,92 @@ def test_wrong_shapes_are_answered_with_the_cure(tmp_path):
         check_shape(tmp_path / "a.png", np.zeros((3, 3, 3)), (4, 5, 1), "the prior")
 
 
+@contextlib.contextmanager
+def begun(out, settings, *, resume=False, overwrite=False):
+    """Open a run of `settings` as the commands do."""
+    with (
+        claimed(out, overwrite=overwrite) as place,
+        Unfinished.open(place, settings, resume=resume) as run,
+    ):
+        yield run
+
+
 def test_an_interrupted_run_goes_on_only_with_its_settings(tmp_path):
-    out, settings = tmp_path / "out", {"seed": 1, "sizes": (1, 2)}
-    run = Unfinished.start(out, settings, resume=False, overwrite=False)
-    assert run.restore({"x": jnp.zeros(3)}) is None
-    run.save({"x": jnp.arange(3.0)})
-    with pytest.raises(FileExistsError, match="--resume"):
-        Unfinished.start(out, settings, resume=False, overwrite=False)
-    with pytest.raises(ValueError, match="seed was 1, now 2"):
-        Unfinished.start(out, settings | {"seed": 2}, resume=True, overwrite=False)
-    again = Unfinished.start(out, settings, resume=True, overwrite=False)
-    restored = again.restore({"x": jnp.zeros(3)})
-    chex.assert_trees_all_equal(restored, {"x": jnp.arange(3.0)})
-    anew = Unfinished.start(out, settings, resume=False, overwrite=True)
-    assert anew.restore({"x": jnp.zeros(3)}) is None
-    anew.remove()
-    assert not anew.folder.exists()
+    out, settings, like = tmp_path / "out", {"seed": 1, "sizes": (1, 2)}, jnp.zeros(3)
+    with begun(out, settings) as run:
+        assert run.restore(like) is None
+        run.save(jnp.arange(3.0))
+    with pytest.raises(FileExistsError, match="--resume"), begun(out, settings):
+        pass
+    with (
+        pytest.raises(ValueError, match="seed was 1, now 2"),
+        begun(out, settings | {"seed": 2}, resume=True),
+    ):
+        pass
+    with begun(out, settings, resume=True) as again:
+        chex.assert_trees_all_equal(again.restore(like), jnp.arange(3.0))
+    with begun(out, settings, overwrite=True) as anew:
+        assert anew.restore(like) is None
+    assert list(tmp_path.iterdir()) == [], "without a checkpoint nothing is kept"
+
+
+def test_a_checkpoint_without_settings_is_continued_by_nobody(tmp_path):
+    out, like, said = tmp_path / "out", jnp.zeros(3), []
+    for resume in (False, True):
+        with begun(out, {"seed": 1}) as run:
+            run.save(jnp.ones(3))
+        (run.folder / "settings.json").unlink()
+        with claimed(out, overwrite=False, say=said.append) as place:
+            opened = Unfinished.open(place, {"seed": 9}, resume=resume)
+            with opened as run:
+                assert not run.is_saved()
+                assert run.restore(like) is None
+        assert "starts anew" in said.pop()
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_its_own_digest(tmp_path):
+    out = tmp_path / "out"
+    with begun(out, {"seed": 1}) as run:
+        run.save(jnp.ones(3))
+    path = run.folder / "settings.json"
+    path.write_text(path.read_text().replace("1", "9"))
+    with (
+        pytest.raises(ValueError, match="of a run with other settings"),
+        begun(out, {"seed": 9}, resume=True) as run,
+    ):
+        run.restore(jnp.zeros(3))
+    assert run.is_saved()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_damaged_settings_are_told_with_the_cure(tmp_path, text):
+    out = tmp_path / "out"
+    with begun(out, {"seed": 1}) as run:
+        run.save(jnp.ones(3))
+    (run.folder / "settings.json").write_text(text)
+    with (
+        pytest.raises(ValueError, match=r"settings\.json.*--overwrite"),
+        begun(out, {"seed": 1}, resume=True),
+    ):
+        pass
+    with begun(out, {"seed": 1}, overwrite=True) as run:
+        assert run.restore(jnp.zeros(3)) is None
+
+
+def test_a_users_file_beside_a_checkpoint_is_not_deleted(tmp_path):
+    out = tmp_path / "out"
+    with begun(out, {"seed": 1}) as run:
+        run.save(jnp.ones(3))
+        (run.folder / "notes.txt").write_text("mine")
+        run.remove()
+    assert [path.name for path in run.folder.iterdir()] == ["notes.txt"]
+    with begun(out, {"seed": 1}) as run:
+        assert not run.is_saved()
+    run.folder.joinpath("notes.txt").unlink()
+    run.folder.rmdir()
+    run.folder.write_text("a file")
+    with pytest.raises(NotADirectoryError, match="Move it"), begun(out, {}):
+        pass
 
 
 def test_solvers_are_described_as_json():
@@ -134,13 +168,6 @@ def test_solvers_are_described_as_json():
     assert len(described["solver"]["grid"]["sigma"]) == 4
     assert described["big"] == "float32[99]"
     assert versions()["jax"] == jax.__version__
-
-
-def test_work_in_a_thread_returns_and_raises():
-    assert interruptible(lambda: 3) == 3
-    with pytest.raises(KeyError):
-        interruptible(lambda: {}["nothing"])
-    assert not abandoned()
 
 
 def test_compilation_is_timed_apart():

@@ -155,16 +155,20 @@ def _data(
         return dataset, None
     try:
         held_out = Dataset.load(command.data, command.held_out, held_out_labels)
+        _check_alike(command, dataset, held_out)
     except ValueError as error:
         error.add_note("Pass --held-out '' to evaluate on no images.")
         raise
+    return dataset, held_out
+
+
+def _check_alike(command: Training, dataset: Dataset, held_out: Dataset) -> None:
     shapes = [data.images.shape[1:] for data in (dataset, held_out)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{command.held_out} has images of shape {shapes[1]}, {command.images} of "
             f"{shapes[0]}; expected the same."
         )
-    return dataset, held_out
 
 
 def _initial_net(command: Training, architecture: Architecture, kind: str) -> Any:

@@ -1,4 +1,4 @@
-"""What `train` leaves, deletes and refuses: users' files, links, two runs, full disks."""
+"""What `train` leaves, deletes and refuses: files of users, links, full disks."""
 
 import json
 import os

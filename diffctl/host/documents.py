@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
     """
     text = path.read_bytes()
     if not text.strip():
-        raise ValueError(f"{path} is empty; expected a JSON document.")
+        raise ValueError(f"{path} is not valid JSON: it is empty.")
     try:
         return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from diffctl import assets
 from diffctl.cli.names import lookup
 from diffctl.cli.terminal import Terminal
 from diffctl.operators import Problem
+from diffctl.priors.storage import read_description
 from diffctl.training.data import Dataset, to_unit_range
 from experiments.common import Restorations, Results, Row, command
 from experiments.common.environment import fingerprint
@@ -107,8 +108,9 @@ def _trained(
 ) -> Any:
     """Return a trained prior from disk, or train and save it."""
     # Amortised networks know one operator and one noise level.
-    folder = run.out / "models" / f"{name}.{run.task}"
+    folder, settings = run.out / "models" / f"{name}.{run.task}", _training(run)
     if folder.is_dir():
+        _check_same(folder, settings)
         return model.prior.restore(folder)
     bar = progress.add_task(f"training {name}", total=run.num_steps)
 
@@ -131,14 +133,28 @@ def _trained(
     spent = round(time.monotonic() - started, 1)
     prior.save(
         folder,
-        notes={
-            "num_steps": run.num_steps,
-            "batch_size": run.batch_size,
-            "training_seconds": spent,
-        },
+        notes=settings | {"training_seconds": spent},
     )
     terminal.note(f"{name}: trained in {spent:.0f} s, compilation included.")
     return prior
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """Return what decides a trained model, as JSON."""
+    names = ("num_steps", "batch_size", "seed", "noise_std")
+    chosen = {name: getattr(run, name) for name in names}
+    return chosen | {"images": fingerprint(Dataset.load(run.data, "x_train").images)}
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise unless a model was trained as now asked for, as far as it says how."""
+    found = read_description(folder).get("notes") or {}
+    differing = [n for n, value in settings.items() if found.get(n, value) != value]
+    if differing:
+        raise ValueError(
+            f"{folder} was trained with other settings ({', '.join(differing)}); "
+            "delete it to train it anew, or choose another --out."
+        )
 
 
 def _restore(

@@ -1,6 +1,7 @@
 """The experiment with trained models: its table of models, and one from end to end."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffctl.operators import BicubicSuperResolution, GaussianNoise, Problem
-from experiments.generative.__main__ import main
+from experiments.generative.__main__ import Run, _check_same, _training, main
 from experiments.generative.models import MODELS, trainable
 
 SHAPE = (8, 8, 1)
@@ -33,6 +34,22 @@ def test_loss_prior_and_solvers_fit_each_other(name):
     for solver in model.solvers.values():
         assert isinstance(prior, solver.requires[1])
         assert isinstance(operator, solver.requires[0])
+
+
+def test_a_model_of_other_settings_is_not_used(tmp_path):
+    data = tmp_path / "data.npz"
+    np.savez(data, x_train=np.zeros((2, *SHAPE), np.uint8))
+    run = Run(data=data, out=tmp_path, num_steps=3)
+    model = MODELS["regression"]
+    prior = model.prior.create(model.architecture(SHAPE), SHAPE, key=jax.random.key(0))
+    prior.save(tmp_path / "model", notes=_training(run))
+    _check_same(tmp_path / "model", _training(run))
+    for changed in ({"seed": 1}, {"num_steps": 4}, {"noise_std": 0.1}):
+        with pytest.raises(ValueError, match=f"other settings .{next(iter(changed))}"):
+            _check_same(tmp_path / "model", _training(replace(run, **changed)))
+    # Models of earlier versions say less of themselves.
+    prior.save(tmp_path / "old", notes={"num_steps": 3, "batch_size": 64})
+    _check_same(tmp_path / "old", _training(run))
 
 
 @pytest.mark.slow

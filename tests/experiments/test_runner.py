@@ -99,6 +99,37 @@ def test_interruption_keeps_what_is_done(row, tmp_path, capsys):
     assert run(row, tmp_path, count=3, chunk=1) == 2
 
 
+def test_two_runs_do_not_fill_one_folder(row, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = ["--out", str(out)]
+
+    def compute(options, terminal):
+        assert command("name", Options, pytest.fail, lambda results: "", given) == 2
+        run(row, options.out, count=1, chunk=1)
+
+    assert command("name", Options, compute, lambda results: "", given) == 0
+    assert "another run" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["results"]
+
+    def wrong(options, terminal):
+        raise ValueError("--count is 0")
+
+    given[-1] += "/in/vain"
+    assert command("name", Options, wrong, lambda results: "", given) == 2
+    assert [path.name for path in out.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"labels": {}}', "{"])
+def test_files_that_are_no_results_are_told(row, tmp_path, text):
+    run(row, tmp_path, count=1, chunk=1)
+    (path,) = tmp_path.glob("results/*/*.json")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"00000-00000\.json .*delete it"):
+        run(row, tmp_path, count=2, chunk=1)
+    with pytest.raises(ValueError, match=r"00000-00000\.json .*delete it"):
+        Results(tmp_path).records()
+
+
 def test_the_table_alone(row, tmp_path, capsys):
     run(row, tmp_path, count=2, chunk=2)
     given = ["table", "--out", str(tmp_path)]

@@ -77,7 +77,7 @@ def test_json_never_holds_nan(tmp_path):
     assert read_json(path) == {"a": None, "b": None}
     for text in ("", " \n", "{", '{"a": 1', "\ud800".encode("utf-8", "surrogatepass")):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        with pytest.raises(ValueError, match=r"old\.json is (empty|not valid JSON)"):
+        with pytest.raises(ValueError, match=r"old\.json is not valid JSON"):
             read_json(path)
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"old\.json"):

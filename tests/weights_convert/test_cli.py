@@ -1,6 +1,7 @@
 """The command line, from a checkpoint to a verified folder and back."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from diffctl.nets import Architecture
 from diffctl.priors.network import NetworkPrior
 from tests.source import ROOT
 from tests.weights_convert.fixture_networks import FOLDERS, files, meta
+from weights_convert import cli
 from weights_convert.cli import main
 
 # The smallest network, whose comparison takes a second.
@@ -124,3 +126,57 @@ def test_the_module_runs():
     command = [sys.executable, "-m", "weights_convert", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--config" in done.stdout
+
+
+def test_what_is_wrong_is_told_before_the_conversion(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no archive")
+    monkeypatch.setattr(cli, "write", pytest.fail)
+    ours = [FILE, "--config", CONFIG]
+    for wrong, message in [
+        (["--out", "net", "--reference", "file"], "file is no .npz"),
+        (["--out", "."], "the folder you are in"),
+        (["--out", "file"], "file exists"),
+        (["--out", "file/net", "--overwrite"], "file is a file where a folder"),
+    ]:
+        assert main([*ours, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", ["convert", "export"])
+def test_a_full_disk_is_told_and_leaves_nothing(converted, tmp_path, capsys, command):
+    before = sorted(tmp_path.rglob("*"))
+    arguments = {
+        "convert": [FILE, "--config", CONFIG, "--out", str(tmp_path / "again")],
+        "export": ["export", str(converted), "--out", str(tmp_path / "again")],
+    }[command]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        assert main(arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{tmp_path / 'again'}: File too large" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_paths_that_look_like_markup_are_printed_as_they_are(tmp_path, capsys):
+    out = tmp_path / "a[/b] :smile:"
+    arguments = [FILE, "--config", CONFIG, "--out", str(out), "--reference", REFERENCE]
+    assert main(arguments) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    back = tmp_path / "c[/d]"
+    assert main(["export", str(out), "--out", str(back)]) == 0
+    assert f"wrote {back}" in capsys.readouterr().out
+
+
+def test_a_comparison_that_is_not_finite_is_null(converted, tmp_path):
+    arrays = dict(np.load(REFERENCE))
+    outputs = {k: v * np.nan for k, v in arrays.items() if k.startswith("out")}
+    np.savez(tmp_path / "other.npz", **arrays | outputs)
+    other = ["--reference", str(tmp_path / "other.npz")]
+    assert main(["verify", str(converted), *other]) == 1
+    text = (converted / "parity.json").read_text()
+    rows = json.loads(text, parse_constant=pytest.fail)["comparisons"]
+    assert any(row["relative"] is None and not row["passed"] for row in rows)

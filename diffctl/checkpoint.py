@@ -13,6 +13,7 @@ it was saved from. Arrays that span several processes are not supported.
 
 import contextlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _FORMAT = "diffctl-checkpoint-1"
+_REMAINS = "orbax-checkpoint-tmp"  # in the name of what orbax has not committed
 
 
 class CheckpointError(ValueError):
@@ -36,7 +38,8 @@ def save(folder: str | Path, tree: Any) -> None:
         tree: arrays, typed PRNG keys and Python scalars, in any pytree.
 
     Raises:
-        CheckpointError: if `folder` holds anything but a checkpoint.
+        CheckpointError: if `folder` holds anything but a checkpoint, or cannot be
+            written, as on a full disk; what an earlier call wrote is kept.
         TypeError: if a leaf is not numeric.
     """
     folder = Path(folder).absolute()
@@ -55,9 +58,26 @@ def save(folder: str | Path, tree: Any) -> None:
     item |= {f"{i}": value for i, (_, value) in enumerate(described) if value.size}
     newest = generations[-1] if generations else -1
     folder.mkdir(parents=True, exist_ok=True)
-    _checkpointer().save(folder / f"{newest + 1}", item)
+    _write(folder / f"{newest + 1}", item)
     for generation in generations:
         shutil.rmtree(folder / f"{generation}", ignore_errors=True)
+
+
+def _write(generation: Path, item: dict[str, np.ndarray]) -> None:
+    log = logging.getLogger("absl")  # orbax logs what it raises as well
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        _checkpointer().save(generation, item)
+    except Exception as error:  # orbax raises what its storage layers raise
+        for remains in generation.parent.glob(f"*{_REMAINS}*"):
+            shutil.rmtree(remains, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {generation.parent} cannot be written: {error}. Free some "
+            "space, or write elsewhere; an earlier one is kept."
+        ) from error
+    finally:
+        log.setLevel(before)
 
 
 def restore(folder: str | Path, like: Any) -> Any:
@@ -130,9 +150,7 @@ def _newest(folder: Path) -> Path:
 
 def _is_empty_folder(folder: Path) -> bool:
     """Return whether nothing is there but remains of an interrupted first save."""
-    return folder.is_dir() and all(
-        "orbax-checkpoint-tmp" in entry.name for entry in folder.iterdir()
-    )
+    return folder.is_dir() and all(_REMAINS in entry.name for entry in folder.iterdir())
 
 
 def _describe(path: Any, leaf: Any) -> tuple[dict[str, Any], np.ndarray]:

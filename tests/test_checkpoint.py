@@ -1,6 +1,7 @@
 """Round trips through disk, and clear errors for folders that cannot be read."""
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def test_a_save_that_fails_leaves_the_earlier_one(saved, monkeypatch):
     assert checkpoint.restore(saved, like)["b"] == 2
     checkpoint.save(saved, {"b": 6})
     assert checkpoint.restore(saved, {"b": 0}) == {"b": 6}
+
+
+# A late callback of orbax meets its closed event loop, as below.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_told_and_the_earlier_state_kept(saved, capfd):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    noise = np.random.default_rng(0).normal(size=5000)
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match=r"run cannot be written"):
+            checkpoint.save(saved, {"a": noise, "b": 5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in capfd.readouterr().err
+    assert [path.name for path in saved.iterdir()] == ["0"]
+    like = {"a": jnp.zeros(3), "b": 0}
+    assert checkpoint.restore(saved, like)["b"] == 2
 
 
 def test_arrays_are_placed_by_the_sharding_that_is_asked_for(saved):

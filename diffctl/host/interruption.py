@@ -61,7 +61,7 @@ def answered(name: str, work: Callable[[], T], *, for_good: bool = False) -> T:
     """
     before = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before is signal.SIG_IGN:
+    if not is_main or before in (signal.SIG_IGN, None):  # None: not Python's own
         return work()
     asked = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: asked.set())

@@ -82,17 +82,48 @@ def test_training_goes_on_from_a_model(classifier, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(classifier, tmp_path):
-    """A real process and a real signal."""
-    out = tmp_path / "model"
-    arguments = classifier(out, "--peak-rate", "1e-4", steps=1_000_000)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
+def _training(arguments):
+    """Start a real process, for a real signal."""
+    return subprocess.Popen(
         [sys.executable, "-c", _SIGINT_AS_IN_A_TERMINAL, *arguments],
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _interrupted_before_a_checkpoint(arguments, folder, after):
+    """Interrupt `after` seconds from the first trace of a run in the folder."""
+    process = _training(arguments)
+    deadline = time.monotonic() + 240
+    while not list(folder.glob(".model.lock")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.count("interrupted.") == 1 and "Traceback" not in errors
+    assert list(folder.glob("*model*")) == [], "nothing half-made is left"
+
+
+def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(classifier, tmp_path):
+    arguments = classifier(tmp_path / "model", "--checkpoint-every", "999999")
+    _interrupted_before_a_checkpoint(arguments, tmp_path, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(12))
+def test_ctrl_c_at_any_moment_before_it_leaves_nothing(classifier, tmp_path, moment):
+    more = ("--peak-rate", "1e-4", "--checkpoint-every", "999999")
+    arguments = classifier(tmp_path / "model", *more, steps=1_000_000)
+    _interrupted_before_a_checkpoint(arguments, tmp_path, 0.4 * moment)
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(classifier, tmp_path):
+    out = tmp_path / "model"
+    process = _training(classifier(out, "--peak-rate", "1e-4", steps=1_000_000))
     checkpoint = tmp_path / "model.unfinished" / "checkpoint"
     deadline = time.monotonic() + 240
     while not (

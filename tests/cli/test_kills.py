@@ -25,7 +25,7 @@ _MAIN = "from diffctl.cli.main import main; sys.exit(main(sys.argv[1:]))"
 _TRAIN = f"import sys; {_MAIN}"
 _RECONSTRUCT = (
     "import sys; from diffctl.cli import reconstruct; "
-    f"reconstruct._SECONDS_BETWEEN_CHECKPOINTS = 0.05; {_MAIN}"
+    f"reconstruct._SECONDS_BETWEEN_CHECKPOINTS = 0.2; {_MAIN}"
 )
 _DEMO = (
     "import sys; from diffctl.cli import demo; "
@@ -70,11 +70,11 @@ def _results(out: Path) -> Any:
 
 @pytest.fixture
 def program(request, data_file, picture, prior_folder) -> Program:
-    training = ["train", "classifier", "--data", str(data_file), "--num-steps", "400"]
+    training = ["train", "classifier", "--data", str(data_file), "--num-steps", "100"]
     training += ["--batch-size", "8", "--warmup", "1", "--width", "2"]
     training += ["--checkpoint-every", "10"]
     solving = ["reconstruct", "--task", "box_inpainting", "--solver", "dps"]
-    solving += ["--steps", "300", "--image", str(picture)]
+    solving += ["--steps", "80", "--image", str(picture)]
     solving += ["--prior", str(prior_folder)]
     table = ["--count", "6", "--chunk", "1", "--studies", "mixture", "--levels", "5"]
     python = [sys.executable, "-c"]

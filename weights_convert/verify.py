@@ -40,10 +40,11 @@ def verify(folder: Path, reference: Path) -> Report:
         ValueError: the folder or the reference cannot be read, or do not fit together.
     """
     subject, arrays = load_subject(folder), load_reference(reference)
-    rows = compare(subject, arrays)
-    failed = not all(row.passed for row in rows)
-    report = Report(rows, compare_probes(subject, arrays) if failed else [])
-    _write(folder / PARITY, reference, report)
+    with new_file(folder / PARITY) as path:  # the place is known before the work
+        rows = compare(subject, arrays)
+        failed = not all(row.passed for row in rows)
+        report = Report(rows, compare_probes(subject, arrays) if failed else [])
+        path.write_text(to_json(_document(reference, report)))
     return report
 
 
@@ -71,16 +72,14 @@ def load_subject(folder: Path) -> Subject:
     )
 
 
-def _write(path: Path, reference: Path, report: Report) -> None:
-    document = {
+def _document(reference: Path, report: Report) -> dict[str, Any]:
+    return {
         "reference": reference.name,
         "reference_sha256": sha256(reference),
         "passed": report.passed,
         "comparisons": [_entry(row) for row in report.rows],
         "intermediate": [_entry(row) for row in report.probes],
     }
-    with new_file(path) as scratch:
-        scratch.write_text(to_json(document))
 
 
 def _entry(row: Row) -> dict[str, Any]:

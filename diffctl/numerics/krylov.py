@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffctl.numerics.safe import binary_scale, safe_divide, squared_norm
+from diffctl.numerics.varying import varying_alike
 
 Map = Callable[[Any], Any]
 
@@ -198,7 +199,7 @@ def _iterate(
         largest=jnp.zeros_like(b_squared),
         root=root,
     )
-    final, _ = lax.scan(step, start, None, length=num_steps)
+    final, _ = lax.scan(step, varying_alike(start), None, length=num_steps)
     # No comparison holds for a NaN, so that the zero of the start would be the answer.
     solved = jnp.isfinite(b_squared)
     change = final.root / root

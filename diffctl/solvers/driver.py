@@ -111,7 +111,7 @@ def guarded_step(
 ) -> tuple[Any, jax.Array, StepTrace]:
     """Take a step unless it, or one before it, leads to a NaN or an infinity."""
     proposed, trace = solver.step(carry, x, problem, prior)
-    _require_shapes(solver, "step", (proposed, trace.misfit), (carry, 0.0))
+    _require_shapes(solver, (proposed, trace.misfit), (carry, 0.0))
     finite = finite & tree_is_finite((proposed, trace.misfit))
     carry = jax.tree.map(partial(jnp.where, finite), proposed, carry)
     return carry, finite, trace
@@ -128,8 +128,6 @@ def conclude(
 ) -> Solution:
     """Assemble the solution from the final carry and the stacked step traces."""
     x = solver.finalize(carry, problem, prior)
-    if isinstance(x, jax.Array):
-        _require_shapes(solver, "finalize", x, np.empty(prior.shape))
     ok = finite & tree_is_finite(x)
     outside = solver.calls_outside_steps()
 
@@ -150,12 +148,12 @@ def conclude(
     )
 
 
-def _require_shapes(solver: Solver, method: str, found: Any, expected: Any) -> None:
-    """Raise ValueError where JAX would broadcast what a method of a solver returns."""
+def _require_shapes(solver: Solver, found: Any, expected: Any) -> None:
+    """Raise ValueError where JAX would broadcast what a step returns."""
     shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (found, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{method} of {type(solver).__name__} returns the shapes {shapes[0]}; "
+            f"step of {type(solver).__name__} returns the shapes {shapes[0]}; "
             f"expected {shapes[1]}."
         )
 

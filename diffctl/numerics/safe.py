@@ -13,10 +13,10 @@ from jax.typing import ArrayLike
 
 
 def safe_sqrt(x: ArrayLike) -> jax.Array:
-    """Return sqrt(max(x, 0)), with gradient 0 wherever x <= 0."""
+    """Return sqrt(max(x, 0)), with gradient 0 wherever x <= 0; NaN of NaN."""
     x = jnp.asarray(x)
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    rootless = x <= 0
+    return jnp.where(rootless, 0, jnp.sqrt(jnp.where(rootless, 1, x)))
 
 
 def safe_divide(

@@ -73,3 +73,9 @@ def test_the_scale_is_the_power_of_two_below_the_largest_entry():
     largest = jnp.asarray([jnp.finfo(jnp.float32).max])
     assert jnp.isfinite(safe_norm(largest))
     assert 1 / binary_scale(largest) >= jnp.finfo(jnp.float32).tiny
+
+
+@pytest.mark.parametrize("function", [safe_norm, safe_sqrt])
+def test_what_is_unknown_is_not_zero(function):
+    assert jnp.isnan(function(jnp.asarray(jnp.nan)))
+    assert jnp.isinf(function(jnp.asarray(jnp.inf)))

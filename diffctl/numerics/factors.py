@@ -125,12 +125,32 @@ def _singular_system_jvp(
     return (left, values, right), (left_dot, jnp.diagonal(turned), right_dot)
 
 
+def distinct(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return whether the singular values (k,) of a matrix (m, n) all differ, ().
+
+    Then, and only then, its singular vectors have derivatives. One that is not square
+    has zeros besides.
+    """
+    rows, columns = shape
+    padded = jnp.pad(values, (0, int(rows != columns)))
+    return jnp.all((_inverse_gaps(padded) != 0) | jnp.eye(padded.size, dtype=bool))
+
+
 def rounding_level(values: jax.Array) -> jax.Array:
     """Return what singular values (k,) of a factorisation are uncertain by, ()."""
     # Fast transforms and small factors err by a few eps whatever the image size;
     # the usual eps * size would discard a blur's genuine singular values.
     relative = 10 * jnp.finfo(values.dtype).eps * math.sqrt(values.size)
     return relative * jnp.max(values, initial=0.0)
+
+
+def inverse_values(s: jax.Array, cutoff: Any = 0.0) -> jax.Array:
+    """Return 1/s of singular values, (k,), 0 where s is at rounding level.
+
+    Also where it is at or below `cutoff` times the largest.
+    """
+    tiny = jnp.maximum(rounding_level(s), cutoff * jnp.max(s, initial=0.0))
+    return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
 
 
 def _inverse_gaps(values: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ numbers, so inner products of measurements are Re <y, y'> everywhere in this roo
 
 import abc
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,13 +18,16 @@ import jax.numpy as jnp
 
 from diffctl.numerics.adjoint import linear_adjoint
 from diffctl.numerics.dtypes import float_spec
-from diffctl.numerics.factors import rounding_level
+from diffctl.numerics.factors import inverse_values
 from diffctl.numerics.krylov import least_squares_cg
-from diffctl.numerics.safe import binary_scale, safe_divide
+from diffctl.operators.rules import (
+    JointRule,
+    SpectralRule,
+    damped,
+    inverted,
+    of_measurement,
+)
 from diffctl.pytree import pytree_dataclass
-
-# (s, z, *parameters) -> coordinates, entry by entry and linear in z.
-SpectralRule = Callable[..., jax.Array]
 
 
 class Operator(abc.ABC):
@@ -141,8 +144,9 @@ class SpectralOperator(LinearOperator):
     ) -> jax.Array:
         """Return U rule(s, V^H x, *parameters), of the structure of y.
 
-        This and `to_signal`, unlike the factors, have derivatives also where singular
-        values coincide or vanish. Arrays that are differentiated are `parameters`.
+        This, `to_signal` and `combined` have derivatives in a dense A also where
+        singular values coincide, where those of `u`, `v` and their adjoints are NaN.
+        Arrays that are differentiated are `parameters`, which are pytrees.
         """
         z = self.v_adjoint(x)
         return self.u(rule(self.singular_values.astype(z.dtype), z, *parameters))
@@ -151,11 +155,25 @@ class SpectralOperator(LinearOperator):
         self, rule: SpectralRule, y: jax.Array, *parameters: Any
     ) -> jax.Array:
         """Return V rule(s, U^H y, *parameters), (*shape)."""
+        return self.combined(partial(of_measurement, rule), y, (), *parameters)
+
+    def combined(
+        self,
+        rule: JointRule,
+        y: jax.Array,
+        signals: tuple[jax.Array, ...],
+        *parameters: Any,
+    ) -> jax.Array:
+        """Return V rule(s, (U^H y, V^H x, V^H x', ...), *parameters), (*shape).
+
+        Where s is 0, the coefficients of the signals have the slope 0 in s: unmeasured
+        directions are no matter of A.
+        """
         z = self.u_adjoint(y)
         s = self.singular_values.astype(z.dtype)
         # What was not observed may be NaN; 0 times it must not be.
         z = jnp.where((s > 0) | jnp.isfinite(z), z, 0)
-        return self.v(rule(s, z, *parameters))
+        return self.v(rule(s, (z, *map(self.v_adjoint, signals)), *parameters))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return U diag(s) V^H x."""
@@ -171,10 +189,10 @@ class SpectralOperator(LinearOperator):
         Small ones do not, unless they are at or below `cutoff` times the largest;
         `Truncated` is the operator without them.
         """
-        return self.to_signal(_inverted, y, cutoff)
+        return self.to_signal(inverted, y, cutoff)
 
     def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
-        return self.to_signal(_damped, y, damping)
+        return self.to_signal(damped, y, damping)
 
     def inverse_singular_values(
         self, dtype: jax.typing.DTypeLike, *, cutoff: Any = 0.0
@@ -183,25 +201,7 @@ class SpectralOperator(LinearOperator):
 
         Also for those at or below `cutoff` times the largest.
         """
-        return _inverse(self.singular_values.astype(dtype), cutoff)
-
-
-def _inverse(s: jax.Array, cutoff: Any) -> jax.Array:
-    tiny = jnp.maximum(rounding_level(s), cutoff * jnp.max(s, initial=0.0))
-    return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
-
-
-def _inverted(s: jax.Array, z: jax.Array, cutoff: Any) -> jax.Array:
-    inverse = _inverse(s, cutoff)
-    # A selection, not only a product: what is hardly observed may be infinite.
-    return jnp.where(inverse > 0, inverse * z, 0)
-
-
-def _damped(s: jax.Array, z: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
-    inverse = 1 / binary_scale(s)  # a square in the unit of A need not fit
-    scaled, own = inverse * s, damping * inverse * inverse
-    # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
-    return safe_divide(scaled, scaled**2 + own) * (inverse * z)
+        return inverse_values(self.singular_values.astype(dtype), cutoff)
 
 
 class NoiseModel(abc.ABC):

@@ -1,16 +1,19 @@
 """A linear operator given by its matrix."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from diffctl.numerics.factors import singular_system
+from diffctl.numerics.factors import distinct, singular_system
 from diffctl.numerics.tangents import tangent_only, with_tangent_of
-from diffctl.operators.base import SpectralOperator, SpectralRule
+from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require
+from diffctl.operators.rules import JointRule, SpectralRule
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -23,9 +26,10 @@ class DenseMatrix(SpectralOperator):
     U is then complex, with columns that are orthonormal under Re <., .>.
 
     Derivatives of A x, of its adjoint and of both inverses are those with respect to A
-    whatever its singular values are. Those of U, s and V^T are so where singular values
-    differ; where they coincide the factors have none, and their change within such a
-    group is left out.
+    whatever its singular values are; so are those of `to_measurement`, `to_signal` and
+    `combined`. U and V have derivatives only where singular values differ: elsewhere
+    those of `u`, `v` and their adjoints with respect to A are NaN. The fields hold the
+    factors as they are, and leave their change within a group of equal values out.
     """
 
     left: jax.Array  # U (m, k), k = min(m, n), or min(2m, n) if complex
@@ -78,33 +82,54 @@ class DenseMatrix(SpectralOperator):
     def to_measurement(
         self, rule: SpectralRule, x: jax.Array, *parameters: Any
     ) -> jax.Array:
-        found = super().to_measurement(rule, x, *parameters)
         if self.remainder is None:
-            return found
-        factors = self.remainder, self.left, self.values
-        return found + _missing(rule, factors, x.ravel(), parameters, found)
+            return super().to_measurement(rule, x, *parameters)
+        found = self._factors().to_measurement(rule, x, *parameters)
+        missing = partial(_left_out_of_measurement, rule)
+        arguments = self.left, self.values, x.ravel(), parameters
+        return found + _tangent_like(found, missing, self.remainder, arguments)
 
-    def to_signal(
-        self, rule: SpectralRule, y: jax.Array, *parameters: Any
+    def combined(
+        self,
+        rule: JointRule,
+        y: jax.Array,
+        signals: tuple[jax.Array, ...],
+        *parameters: Any,
     ) -> jax.Array:
-        found = super().to_signal(rule, y, *parameters)
         if self.remainder is None:
-            return found
-        factors = jnp.conj(self.remainder.T), self.right.T, self.values
-        return found + _missing(rule, factors, y, parameters, found)
+            return super().combined(rule, y, signals, *parameters)
+        found = self._factors().combined(rule, y, signals, *parameters)
+        missing = partial(_left_out_of_signal, rule)
+        flat = tuple(x.ravel() for x in signals)
+        arguments = self.left, self.values, self.right, y, flat, parameters
+        return found + _tangent_like(found, missing, self.remainder, arguments)
 
     def v(self, z: jax.Array) -> jax.Array:
-        return _product(self.right.T.astype(z.dtype), z).reshape(self.shape)
+        found = _product(self.right.T.astype(z.dtype), z).reshape(self.shape)
+        return self._with_defined_tangent(found)
 
     def v_adjoint(self, x: jax.Array) -> jax.Array:
-        return _product(self.right.astype(x.dtype), x.ravel())
+        found = _product(self.right.astype(x.dtype), x.ravel())
+        return self._with_defined_tangent(found)
 
     def u(self, z: jax.Array) -> jax.Array:
-        return _product(self.left.astype(self._dtype_like(z)), z)
+        found = _product(self.left.astype(self._dtype_like(z)), z)
+        return self._with_defined_tangent(found)
 
     def u_adjoint(self, y: jax.Array) -> jax.Array:
         left = self.left.astype(self._dtype_like(y))
-        return _product(jnp.conj(left.T), y).real
+        return self._with_defined_tangent(_product(jnp.conj(left.T), y).real)
+
+    def _factors(self) -> "DenseMatrix":
+        """Return the operator whose derivatives are those of its factors."""
+        return dataclasses.replace(self, remainder=None)
+
+    def _with_defined_tangent(self, found: jax.Array) -> jax.Array:
+        """Return `found`, of a NaN derivative in A where the factors have none."""
+        if self.remainder is None:
+            return found
+        arguments = self.values, found
+        return found + _tangent_like(found, _undefined, self.remainder, arguments)
 
     def _dtype_like(self, array: jax.Array) -> jnp.dtype:
         """Return the dtype of U at the precision of `array`."""
@@ -118,44 +143,75 @@ def _product(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
 
 
-def _missing(
-    rule: SpectralRule,
-    factors: tuple[jax.Array, ...],
-    x: jax.Array,
-    parameters: tuple[Any, ...],
+def _tangent_like(
     like: jax.Array,
+    effect: Callable[..., jax.Array],
+    remainder: jax.Array,
+    arguments: Any,
 ) -> jax.Array:
-    """Return zeros like `like`, with the tangent that U, s and V^T leave out of it."""
-    parameters = tuple(map(jnp.asarray, parameters))
-    missing = tangent_only(partial(_left_out, rule), *factors, x, *parameters)
-    return missing.astype(like.dtype).reshape(like.shape)
+    """Return zeros like `like`, with the tangent effect(remainder, *arguments)."""
+    leaves, structure = jax.tree.flatten(arguments)
+
+    def of_leaves(remainder: jax.Array, *leaves: jax.Array) -> jax.Array:
+        return effect(remainder, *jax.tree.unflatten(structure, leaves))
+
+    tangent = tangent_only(of_leaves, remainder, *map(jnp.asarray, leaves))
+    return tangent.astype(like.dtype).reshape(like.shape)
 
 
-def _left_out(
+def _undefined(remainder: jax.Array, values: jax.Array, like: jax.Array) -> jax.Array:
+    """Return the tangent of a factor, NaN where it has none and 0 elsewhere."""
+    defined = distinct(values, remainder.shape)
+    change = jnp.where(defined, 0, jnp.nan) * jnp.sum(remainder.real)
+    return jnp.broadcast_to(change, like.shape)
+
+
+# What `remainder` adds in first order. It acts within groups of equal singular values,
+# where it is multiplied by the slope of the rule. Outside the basis they are 0.
+def _left_out_of_measurement(
     rule: SpectralRule,
     remainder: jax.Array,
-    basis: jax.Array,
+    left: jax.Array,
     s: jax.Array,
     x: jax.Array,
-    *parameters: jax.Array,
+    parameters: tuple[Any, ...],
 ) -> jax.Array:
-    """Return what `remainder` adds to `basis rule(s, ...)`, in first order.
-
-    It acts within groups of equal singular values, where it is multiplied by the slope
-    of the rule. Outside the basis they are 0.
-    """
-
-    def sloped(s: jax.Array, z: jax.Array) -> jax.Array:
-        s = s.astype(z.dtype)
-        return jax.jvp(lambda s: rule(s, z, *parameters), (s,), (jnp.ones_like(s),))[1]
-
     change = _product(remainder, x.astype(jnp.result_type(x, remainder)))
-    if not jnp.iscomplexobj(basis):
-        change = change.real
-    inside = _product(jnp.conj(basis.T), change).real
-    outside = change - _product(basis, inside.astype(basis.dtype))
-    free = sloped(jnp.zeros(outside.shape, s.dtype), outside.real)
-    if jnp.iscomplexobj(basis):
-        imaginary = sloped(jnp.zeros(outside.shape, s.dtype), outside.imag)
+    inside = _product(jnp.conj(left.T), change).real
+    outside = change - _product(left, inside.astype(left.dtype))
+    nothing = jnp.zeros(outside.shape, s.dtype)
+    free = _sloped(rule, nothing, outside.real, parameters)
+    if jnp.iscomplexobj(left):
+        imaginary = _sloped(rule, nothing, outside.imag, parameters)
         free = jax.lax.complex(free, imaginary)
-    return _product(basis, sloped(s, inside).astype(basis.dtype)) + free
+    within = _sloped(rule, s, inside, parameters)
+    return _product(left, within.astype(left.dtype)) + free
+
+
+def _left_out_of_signal(
+    rule: JointRule,
+    remainder: jax.Array,
+    left: jax.Array,
+    s: jax.Array,
+    right: jax.Array,
+    y: jax.Array,
+    signals: tuple[jax.Array, ...],
+    parameters: tuple[Any, ...],
+) -> jax.Array:
+    change = _product(jnp.conj(remainder.T), y.astype(remainder.dtype)).real
+    turned = [_product(remainder, x.astype(remainder.dtype)) for x in signals]
+    inside = _product(right, change)
+    moved = [_product(jnp.conj(left.T), image).real for image in turned]
+    outside = change - _product(right.T, inside)
+    within = _sloped(rule, s, (inside, *moved), parameters)
+    nothing = jnp.zeros_like(outside)
+    outer = outside, *(nothing for _ in signals)
+    return _product(right.T, within) + _sloped(rule, nothing, outer, parameters)
+
+
+def _sloped(
+    rule: SpectralRule, s: jax.Array, z: Any, parameters: tuple[Any, ...]
+) -> jax.Array:
+    """Return the derivative in s, (k,), of rule(s, z, *parameters)."""
+    s = s.astype(jax.tree.leaves(z)[0].dtype)
+    return jax.jvp(lambda s: rule(s, z, *parameters), (s,), (jnp.ones_like(s),))[1]

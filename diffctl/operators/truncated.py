@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.precision import as_computed
-from diffctl.operators.base import SpectralOperator, SpectralRule
+from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require
+from diffctl.operators.rules import JointRule, SpectralRule
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -60,11 +61,15 @@ class Truncated(SpectralOperator):
         kept = partial(_on_the_kept, rule)
         return self.operator.to_measurement(kept, x, self.cutoff, *parameters)
 
-    def to_signal(
-        self, rule: SpectralRule, y: jax.Array, *parameters: Any
+    def combined(
+        self,
+        rule: JointRule,
+        y: jax.Array,
+        signals: tuple[jax.Array, ...],
+        *parameters: Any,
     ) -> jax.Array:
         kept = partial(_on_the_kept, rule)
-        return self.operator.to_signal(kept, y, self.cutoff, *parameters)
+        return self.operator.combined(kept, y, signals, self.cutoff, *parameters)
 
     def restrict(self, y: Any) -> Any:
         return self.operator.restrict(y)
@@ -90,6 +95,6 @@ def _truncated(s: jax.Array, cutoff: jax.Array) -> jax.Array:
 
 
 def _on_the_kept(
-    rule: SpectralRule, s: jax.Array, z: jax.Array, cutoff: jax.Array, *parameters: Any
+    rule: JointRule, s: jax.Array, z: Any, cutoff: jax.Array, *parameters: Any
 ) -> jax.Array:
     return rule(_truncated(s, cutoff), z, *parameters)

@@ -31,7 +31,6 @@ from diffctl.solvers.conjugate import (
 )
 from diffctl.solvers.conjugate_pigdm import ConjugatePiGDM, by_directions
 from diffctl.solvers.levels import Levels
-from diffctl.solvers.requirements import spectral
 from diffctl.solvers.spectral import SpectralData
 
 
@@ -75,14 +74,15 @@ class ExpandedConjugatePiGDM(ConjugatePiGDM):
     def measured_change(
         self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
-        operator, data = spectral(problem), SpectralData.of(problem)
+        return by_directions(self, problem, parts, levels)
+
+    def by_direction(self, data: SpectralData, levels: Levels) -> Coefficients:
         free = self.coefficients(unmeasured, *levels)
-        weights = jax.tree.map(
+        return jax.tree.map(
             lambda all, free: jnp.where(data.measured, all - free, 0),
             self.expanded(data.std**2, *levels),
             free,
         )
-        return by_directions(operator, weights, parts, data)
 
     def expanded(
         self, ratio: jax.Array, now: NoiseLevel, next: NoiseLevel

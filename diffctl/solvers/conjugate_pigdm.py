@@ -7,7 +7,7 @@ The data Psi that a direction has seen down to a level sigma, b = log(1 + sigma^
 3. non-linear  as (1), with h^+(h(.)) for the projector on the row space
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -130,15 +130,16 @@ class NoisyConjugatePiGDM(ConjugateGuidance):
     def measured_change(
         self, problem: Problem, parts: Parts, levels: Levels
     ) -> jax.Array:
-        operator, data = spectral(problem), SpectralData.of(problem)
+        return by_directions(self, problem, parts, levels)
+
+    def by_direction(self, data: SpectralData, levels: Levels) -> Coefficients:
         share = data.noise_std**2 / (data.s**2 + data.noise_std**2)  # q / (1 + q)
 
         def psi(sigma: jax.Array) -> jax.Array:
             power = sigma**2
             return jnp.log1p(power) - share[None] * jnp.log1p(power / share[None])
 
-        weights = self.extra(psi, *levels)
-        return by_directions(operator, weights, parts, data)
+        return self.extra(psi, *levels)
 
 
 @pytree_dataclass
@@ -180,10 +181,32 @@ class NonlinearConjugatePiGDM(ConjugateGuidance):
         return self.h_pinv(problem.operator, problem.operator(x))
 
 
+class Directional(Protocol):
+    """A solver, a pytree, that weights singular directions one by one."""
+
+    def by_direction(self, data: SpectralData, levels: Levels) -> Coefficients:
+        """Return what the weights of (4) exceed those without data by, (k,) each."""
+
+
 def by_directions(
-    operator: SpectralOperator, weights: Coefficients, parts: Parts, data: SpectralData
+    solver: Directional, problem: Problem, parts: Parts, levels: Levels
 ) -> jax.Array:
     """Return the sum of parts and data, weighted by singular directions, (*shape)."""
-    x0_hat, eps, g = map(operator.v_adjoint, (parts.x0_hat, parts.eps, parts.g))
+    signals = parts.x0_hat, parts.eps, parts.g
+    return spectral(problem).combined(
+        _weighted, problem.y, signals, noise_std(problem), solver, levels
+    )
+
+
+def _weighted(
+    s: jax.Array,
+    coordinates: tuple[jax.Array, ...],
+    std: Any,
+    solver: Directional,
+    levels: Levels,
+) -> jax.Array:
+    coefficients, x0_hat, eps, g = coordinates
+    data = SpectralData.at(s, coefficients, std)
+    weights = solver.by_direction(data, levels)
     predicted = weights.on_x0 * x0_hat + weights.on_eps * eps
-    return operator.v(predicted + weights.on_g * g + weights.on_y * data.y)
+    return predicted + weights.on_g * g + weights.on_y * data.y

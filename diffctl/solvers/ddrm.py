@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import DDPM, NoiseGrid, ddim_timesteps
@@ -21,8 +22,8 @@ from diffctl.operators.base import Problem, SpectralOperator, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.data_steps import towards_data
 from diffctl.solvers.levels import LevelSolver
-from diffctl.solvers.requirements import spectral
-from diffctl.solvers.spectral import SpectralData, replace_measured, spectral_step
+from diffctl.solvers.requirements import noise_std, spectral
+from diffctl.solvers.spectral import SpectralData, spectral_step
 
 Finish = Callable[[Problem, jax.Array], jax.Array]
 
@@ -92,11 +93,10 @@ class DDRM(LevelSolver):
     def start(
         self, noise: jax.Array, problem: Problem, prior: DiffusionPrior
     ) -> jax.Array:
-        operator, data = spectral(problem), SpectralData.of(problem)
         sigma = self.grid.sigma[0]
-        spread = safe_sqrt(sigma**2 - data.std**2)
-        target = data.y + spread * operator.v_adjoint(noise)
-        return replace_measured(operator, sigma * noise, data.below(sigma), target)
+        return sigma * noise + spectral(problem).combined(
+            _start_from_data, problem.y, (noise,), noise_std(problem), sigma
+        )
 
     def step(
         self, carry: jax.Array, x: Any, problem: Problem, prior: DiffusionPrior
@@ -113,3 +113,13 @@ class DDRM(LevelSolver):
         self, carry: jax.Array, problem: Problem, prior: DiffusionPrior
     ) -> jax.Array:
         return self.finish(problem, carry)
+
+
+def _start_from_data(
+    s: jax.Array, coordinates: tuple[jax.Array, ...], std: Any, sigma: jax.Array
+) -> jax.Array:
+    """Return what (0) adds to the coordinates of sigma z, (k,)."""
+    coefficients, z = coordinates
+    data = SpectralData.at(s, coefficients, std)
+    target = data.y + safe_sqrt(sigma**2 - data.std**2) * z
+    return jnp.where(data.below(sigma), target - sigma * z, 0)

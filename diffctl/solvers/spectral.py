@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.diffusion import Estimate, Renoise
+from diffctl.numerics.factors import inverse_values
 from diffctl.numerics.safe import safe_divide, safe_sqrt
-from diffctl.operators.base import Problem, SpectralOperator
+from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.levels import Levels
 from diffctl.solvers.requirements import noise_std, spectral
@@ -41,11 +42,24 @@ class SpectralData:
 
     @classmethod
     def of(cls, problem: Problem) -> "SpectralData":
-        """Transform the measurement of a problem."""
+        """Transform the measurement of a problem.
+
+        Sums over coordinates (weights, acceptance rates) need it. Where singular values
+        of a dense A coincide, its derivatives in A are NaN.
+        """
         operator = spectral(problem)
         coefficients = operator.u_adjoint(problem.y)
-        inverse = operator.inverse_singular_values(coefficients.dtype)
-        std = jnp.asarray(noise_std(problem), inverse.dtype)
+        s = operator.singular_values.astype(coefficients.dtype)
+        return cls.at(s, coefficients, noise_std(problem))
+
+    @classmethod
+    def at(cls, s: jax.Array, coefficients: jax.Array, std: Any) -> "SpectralData":
+        """Build from singular values, U^T y and s_y: part of the rules of `combined`.
+
+        Unlike coordinates (`of`), rules have derivatives in A wherever they have any.
+        """
+        inverse = inverse_values(s)
+        std = jnp.asarray(std, inverse.dtype)
         return cls(
             y=jnp.where(inverse > 0, inverse * coefficients, 0),
             s=safe_divide(1, inverse),
@@ -61,14 +75,6 @@ class SpectralData:
     def below(self, sigma: jax.Array) -> jax.Array:
         """Return where y_i is known and no noisier than `sigma`, (k,)."""
         return self.measured & (self.std <= sigma)
-
-
-def replace_measured(
-    operator: SpectralOperator, x: jax.Array, measured: jax.Array, target: jax.Array
-) -> jax.Array:
-    """Return x with its components in the directions `measured`, (k,), replaced."""
-    change = jnp.where(measured, target - operator.v_adjoint(x), 0)
-    return x + operator.v(change)
 
 
 def spectral_step(
@@ -91,14 +97,27 @@ def spectral_step(
         eta: share of fresh noise in (1) and (2), in [0, 1].
         eta_b: trust in the measurement in (3), (), in [0, 1].
     """
-    operator, data = spectral(problem), SpectralData.of(problem)
-    sigma = levels[1].sigma
     free = Renoise(eta=eta).advance(x, Estimate(x0_hat=x0_hat), *levels, noise)
-    prediction, z = operator.v_adjoint(x0_hat), operator.v_adjoint(noise)
+    signals, trust = (free, x0_hat, noise), (eta, eta_b)
+    return free + spectral(problem).combined(
+        _replacement, problem.y, signals, noise_std(problem), levels[1].sigma, trust
+    )
+
+
+def _replacement(
+    s: jax.Array,
+    coordinates: tuple[jax.Array, ...],
+    noise_std: Any,
+    sigma: jax.Array,
+    trust: tuple[Any, Any],
+) -> jax.Array:
+    """Return what (2) and (3) add to the coordinates of (1), (k,)."""
+    coefficients, free, prediction, z = coordinates
+    data, (eta, eta_b) = SpectralData.at(s, coefficients, noise_std), trust
     gap = data.y - prediction
     pull = safe_sqrt(1 - eta**2) * sigma * safe_divide(data.s, data.noise_std)
     noisier = prediction + pull * gap + eta * sigma * z
     spread = safe_sqrt(sigma**2 - (eta_b * data.std) ** 2)
     cleaner = prediction + eta_b * gap + spread * z
     target = jnp.where(data.below(sigma), cleaner, noisier)
-    return replace_measured(operator, free, data.measured, target)
+    return jnp.where(data.measured, target - free, 0)

@@ -47,12 +47,24 @@ class SpectralLikelihood(LikelihoodStep):
     def __call__(
         self, key: jax.Array, problem: Problem, x: jax.Array, rho: jax.Array
     ) -> jax.Array:
-        operator, data = spectral(problem), SpectralData.of(problem)
-        gain = jnp.where(data.measured, rho**2 / (rho**2 + data.std**2), 0)
         noise = rho * standard_normal(key, x)
-        shrink = safe_sqrt(1 - gain) - 1
-        pull = gain * (data.y - operator.v_adjoint(x))
-        return x + noise + operator.v(pull + shrink * operator.v_adjoint(noise))
+        return (
+            x
+            + noise
+            + spectral(problem).combined(
+                _pulled_and_shrunk, problem.y, (x, noise), noise_std(problem), rho
+            )
+        )
+
+
+def _pulled_and_shrunk(
+    s: jax.Array, coordinates: tuple[jax.Array, ...], std: Any, rho: jax.Array
+) -> jax.Array:
+    """Return what the measurement changes in the coordinates of x + noise, (k,)."""
+    coefficients, x, noise = coordinates
+    data = SpectralData.at(s, coefficients, std)
+    gain = jnp.where(data.measured, rho**2 / (rho**2 + data.std**2), 0)
+    return gain * (data.y - x) + (safe_sqrt(1 - gain) - 1) * noise
 
 
 @pytree_dataclass

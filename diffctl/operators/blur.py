@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.safe import safe_divide
 from diffctl.operators.base import LinearOperator, SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.operators.fourier import fourier, hartley, inverse_fourier
@@ -103,6 +104,12 @@ class CircularBlur(SpectralOperator):
 
     def adjoint(self, y: jax.Array) -> jax.Array:
         return _filter(y, jnp.conj(self._transfer()))
+
+    def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+        # By h: |h|, the singular value, has no derivative where h is 0.
+        h = self._transfer()
+        power = h.real**2 + h.imag**2
+        return _filter(y, jnp.conj(h) * safe_divide(1, power + damping))
 
     def v(self, z: jax.Array) -> jax.Array:
         return hartley(z.reshape(self.shape))

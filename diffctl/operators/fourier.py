@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from diffctl.numerics.concrete import any_concrete
 from diffctl.numerics.counts import part_of
+from diffctl.numerics.safe import safe_divide, safe_sqrt
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.pytree import pytree_dataclass, static
@@ -57,10 +58,7 @@ class SubsampledFourier(SpectralOperator):
 
     @property
     def singular_values(self) -> jax.Array:
-        power = self.mask**2
-        mirrored = jnp.roll(jnp.flip(power, (0, 1)), (1, 1), (0, 1))
-        s = jnp.sqrt((power + mirrored) / 2)
-        return jnp.broadcast_to(s, self.shape).ravel()
+        return safe_sqrt(self._squared_values())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.mask.astype(x.dtype) * fourier(x)
@@ -74,6 +72,11 @@ class SubsampledFourier(SpectralOperator):
     def num_observed(self) -> jax.Array:
         return 2 * self.shape[2] * jnp.sum(self.mask)
 
+    def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
+        # By s^2, which unlike s has a derivative in the mask where nothing is sampled.
+        z = self.v_adjoint(self.adjoint(y))
+        return self.v(safe_divide(z, self._squared_values().astype(z.dtype) + damping))
+
     def v(self, z: jax.Array) -> jax.Array:
         return hartley(z.reshape(self.shape))
 
@@ -85,6 +88,11 @@ class SubsampledFourier(SpectralOperator):
 
     def u_adjoint(self, y: jax.Array) -> jax.Array:
         return self._divided(self.v_adjoint(self.adjoint(y)))
+
+    def _squared_values(self) -> jax.Array:
+        power = self.mask**2
+        mirrored = jnp.roll(jnp.flip(power, (0, 1)), (1, 1), (0, 1))
+        return jnp.broadcast_to((power + mirrored) / 2, self.shape).ravel()
 
     def _divided(self, z: jax.Array) -> jax.Array:
         s = self.singular_values.astype(z.dtype)

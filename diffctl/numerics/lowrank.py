@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from diffctl.numerics.factors import eigensystem
+from diffctl.numerics.safe import safe_divide, safe_sqrt
+
 HIGHEST = lax.Precision.HIGHEST
 
 
@@ -53,11 +56,15 @@ def psd_factor(matrix: jax.Array) -> jax.Array:
     """Return L with L L^T = C for a positive semi-definite C, (r, r) -> (r, r).
 
     From the eigenvalues, clipped at 0, so a singular C and rounding below zero are
-    fine, which they are not for a Cholesky factor. Not differentiable where
-    eigenvalues coincide.
+    fine, which they are not for a Cholesky factor. Derivatives satisfy
+    dL L^T + L dL^T = dC, also where eigenvalues coincide (there of first order only),
+    but for changes within the null space of C, which L has no derivative in.
     """
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
-    return vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
+    values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
+    values, vectors, remainder = eigensystem(matrix, jnp.maximum(values, 0), vectors)
+    roots = safe_sqrt(values)
+    slopes = safe_divide(1, roots[:, None] + roots[None, :])
+    return _matmul(vectors, jnp.diag(roots) + slopes * remainder)
 
 
 def truncate(

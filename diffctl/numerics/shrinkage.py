@@ -11,7 +11,7 @@ The derivative of the last, for f(0) = 0 and H turned to H' = U^T H V, is
     a_ij = (f_i - f_j) / (s_i - s_j),  b_ij = (f_i + f_j) / (s_i + s_j)
 
 with a_ij = f'(s_i) for equal singular values, where the derivative of an SVD does not
-exist.
+exist, and with f'(0) for the quotients 0 / 0.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,11 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def soft_threshold(z: jax.Array, threshold: jax.typing.ArrayLike) -> jax.Array:
-    """Move every entry towards zero by `threshold` >= 0, and no further."""
-    return jnp.sign(z) * jnp.maximum(jnp.abs(z) - threshold, 0)
+    """Move every entry towards zero by `threshold` >= 0, and no further.
+
+    For a threshold of 0 this is the identity, with its derivative also at 0.
+    """
+    return jnp.where(jnp.abs(z) < threshold, 0, z - jnp.sign(z) * threshold)
 
 
 def group_norms(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -44,10 +47,12 @@ def group_threshold(
 ) -> jax.Array:
     """Shorten every group by `threshold` >= 0, and no further.
 
-    A group is what is left along `axes`; without axes, each entry is one.
+    A group is what is left along `axes`; without axes, each entry is one. For a
+    threshold of 0 this is the identity, with its derivative also at 0.
     """
     norms = group_norms(z, axes)
-    return z * safe_divide(jnp.maximum(norms - threshold, 0), norms)
+    unshortened = jnp.where(jnp.asarray(threshold) > 0, 0, 1)
+    return z * safe_divide(jnp.maximum(norms - threshold, 0), norms, unshortened)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -76,11 +81,11 @@ def _map_singular_values_jvp(
     slopes = (slope[:, None] + slope[None, :]) / 2
     quotient = (f[:, None] - f[None, :]) / jnp.where(apart, gap, 1)
     a = jnp.where(apart, quotient, slopes)
-    b = safe_divide(f[:, None] + f[None, :], s[:, None] + s[None, :])
+    b = safe_divide(f[:, None] + f[None, :], s[:, None] + s[None, :], slopes)
     turned = _matmul(_matmul(u.T, change), vt.T)
     inside = a * (turned + turned.T) / 2 + b * (turned - turned.T) / 2
     inside = inside + jnp.diag(shift)
-    ratio = safe_divide(f, s)
+    ratio = safe_divide(f, s, slope)
     below = _matmul(change, vt.T) - _matmul(u, turned)  # (I - U U^T) H V
     right = _matmul(u.T, change) - _matmul(turned, vt)  # U^T H (I - V V^T)
     tangent = (

@@ -112,6 +112,8 @@ class LinearAutoencoder(Autoencoder):
     def from_decoder(cls, decoder: Any, offset: Any = 0.0) -> "LinearAutoencoder":
         """Build from D, (d, k) of full column rank, with E = D^+, so that E D = I.
 
+        A traced D, for instance one that is differentiated, is unchecked.
+
         Raises:
             ValueError: the columns of D are not independent.
         """
@@ -134,6 +136,7 @@ class LinearAutoencoder(Autoencoder):
 
     def decode(self, z: jax.Array) -> jax.Array:
         return jnp.matmul(self.decoder, z, precision=HIGHEST) + self.offset
+
 
 
 @pytree_dataclass

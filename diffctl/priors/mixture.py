@@ -21,12 +21,17 @@ from diffctl.priors.gaussian import GaussianPrior
 from diffctl.pytree import pytree_dataclass, static
 
 
-def normalised_log(weights: Any) -> np.ndarray:
+def normalised_log(weights: Any) -> np.ndarray | jax.Array:
     """Return the logs of weights (K,) that are scaled to sum to 1; 0 becomes -inf.
+
+    What is traced, for instance differentiated, is unchecked; a traced weight of 0 has
+    no derivative.
 
     Raises:
         ValueError: a weight is negative or not finite, or all are 0.
     """
+    if isinstance(weights, jax.core.Tracer):
+        return jnp.log(weights / jnp.sum(weights))
     weights = np.asarray(weights, dtype=np.float64)
     largest = weights.max(initial=0.0)
     if not (np.all(weights >= 0) and 0 < largest < math.inf):

@@ -76,6 +76,19 @@ def test_psd_factor_of_a_singular_matrix():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("core", [np.eye(3), np.diag([2.0, 2.0, 0.0])])
+def test_psd_factor_changes_as_the_matrix_does_where_eigenvalues_coincide(core):
+    turn = _normal(11, 3, 3)
+    change = turn @ core + core @ turn.T  # none within the null space
+    factor, moved = jax.jvp(psd_factor, (core,), (change,))
+    chex.assert_trees_all_close(factor @ factor.T, core, **EXACT64)
+    found = moved @ factor.T + factor @ moved.T
+    chex.assert_trees_all_close(found, change, **EXACT64)
+    (pulled,) = jax.vjp(psd_factor, core)[1](moved)
+    chex.assert_trees_all_close(np.sum(pulled * change), np.sum(moved**2), **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
 def test_truncation_is_the_best_approximation():
     basis, core = _normal(8, DIM, 5), _singular_core(9, rank=5)
     full = basis @ core @ basis.T

@@ -10,6 +10,7 @@ from diffctl.numerics.shrinkage import (
     map_singular_values,
     soft_threshold,
 )
+from diffctl.priors.regularizers import NuclearNorm, TotalVariation
 from tests.tolerances import EXACT32, EXACT64, FD64
 
 RNG = np.random.default_rng(3)
@@ -79,3 +80,28 @@ def test_singular_values_are_mapped_with_their_derivatives(size):
             np.sum(weights * found),
             **EXACT64,
         )
+
+
+def _identity(s, threshold):
+    return s - threshold
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "shrink",
+    [
+        lambda z: soft_threshold(z, 0.0),
+        lambda z: group_threshold(z, 0.0, (0,)),
+        lambda z: map_singular_values(_identity, z[..., 0], 0.0)[..., None],
+        lambda z: NuclearNorm.create(z.shape, 0.5).prox(z, 0.0),
+        lambda z: TotalVariation.isotropic(z.shape, 0.5, (0, 1)).prox(z, 0.0),
+    ],
+)
+def test_no_threshold_is_the_identity_with_its_derivative(shrink):
+    """At zeros, which most groups of an image are, and at matrices of low rank."""
+    change = jnp.asarray(RNG.normal(size=(4, 4, 1)))
+    differentiated = jax.jit(lambda z, along: jax.jvp(shrink, (z,), (along,)))
+    for z in (jnp.zeros_like(change), jnp.ones_like(change)):
+        found, tangent = differentiated(z, change)
+        np.testing.assert_allclose(found, z, **EXACT64)
+        np.testing.assert_allclose(tangent, change, **EXACT64)

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from diffctl.nets import Architecture
-from diffctl.priors import GaussianPrior, KLAutoencoder, LatentDiffusionPrior
+from diffctl.priors import (
+    GaussianPrior,
+    KLAutoencoder,
+    LatentDiffusionPrior,
+    LinearAutoencoder,
+)
 from diffctl.priors.storage import write_model
 from diffctl.pytree import pytree_dataclass
-from tests.tolerances import EXACT32
+from tests.tolerances import EXACT32, EXACT64
 
 SHAPE = (4, 4, 1)
 ARCHITECTURE = Architecture.of(
@@ -95,3 +100,18 @@ def test_a_converted_autoencoder_keeps_its_scale(net, tmp_path):
     chex.assert_trees_all_equal(jax.tree.leaves(found.net), jax.tree.leaves(net))
     latent = GaussianPrior.from_moments(np.zeros((4, 4, 2)), np.eye(32))
     assert LatentDiffusionPrior.create(found, latent).shape == SHAPE
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_linear_autoencoder_has_derivatives_in_its_decoder():
+    """E = D^+ for orthonormal columns: dE = -E dD E + dD^T (I - D E)."""
+    decoder = np.eye(4)[:, :2]
+    change = np.random.default_rng(4).normal(size=(4, 2))
+
+    def encoder(decoder):
+        return LinearAutoencoder.from_decoder(decoder).encoder
+
+    _, found = jax.jvp(encoder, (jnp.asarray(decoder),), (jnp.asarray(change),))
+    e = decoder.T
+    expected = -e @ change @ e + change.T @ (np.eye(4) - decoder @ e)
+    np.testing.assert_allclose(found, expected, **EXACT64)

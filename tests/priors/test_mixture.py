@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from diffctl.priors import GaussianMixturePrior, GaussianPrior
 from diffctl.priors.mixture import normalised_log
-from tests.tolerances import EXACT64, stat
+from tests.tolerances import EXACT64, FD64, stat
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 MEANS = np.array([-0.9, 0.1, 0.8])
@@ -173,3 +173,23 @@ def test_weights_of_any_unit_are_normalised(unit):
     """Sums of huge weights overflow, and quotients of the smallest are inexact."""
     found = normalised_log(np.array([1.0, 0.0, 1.0]) * unit)
     np.testing.assert_array_equal(found, [-np.log(2), -np.inf, -np.log(2)])
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_in_weights_and_equal_variances():
+    """Against differences of the same law, built on the host."""
+    rng = np.random.default_rng(3)
+    turn = rng.normal(size=(2, 2, 2)) / 5
+    start = np.array([0.3, 0.7]), np.stack([np.eye(2), 0.5 * np.eye(2)])
+    change = np.array([0.2, -0.1]), turn + np.swapaxes(turn, 1, 2)
+    means, x, step = rng.normal(size=(2, 2)), jnp.array([0.4, -0.3]), 1e-4
+
+    def denoised(t):
+        weights, covariances = (a + t * b for a, b in zip(start, change, strict=True))
+        law = GaussianMixturePrior.from_moments(weights, means, covariances)
+        return law.denoise(x, 0.5)
+
+    ends = [denoised(k * step) for k in (2, 1, -1, -2)]
+    expected = (8 * (ends[1] - ends[2]) - (ends[0] - ends[3])) / (12 * step)
+    _, found = jax.jit(lambda t: jax.jvp(denoised, (t,), (1.0,)))(0.0)
+    np.testing.assert_allclose(found, expected, **FD64)

@@ -170,4 +170,5 @@ class NonLocalLowRank(ProximalPrior):
 
 
 def _soft(s: jax.Array, threshold: jax.typing.ArrayLike) -> jax.Array:
-    return jnp.maximum(s - threshold, 0)
+    # At a threshold of 0 the identity, also in its slope at 0.
+    return jnp.where(s < threshold, 0, s - threshold)

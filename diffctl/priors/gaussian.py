@@ -108,7 +108,9 @@ class GaussianPrior(NoisyDensityPrior):
             sigma_next: noise level >= 0, ().
         """
         variance = self.eigenvalues + sigma**2
-        factors = safe_sqrt((self.eigenvalues + sigma_next**2) / variance)
+        left = self.eigenvalues + sigma_next**2
+        # Where nothing is left, sigma' / sigma has the slope in sigma' of the root.
+        factors = jnp.where(left > 0, safe_sqrt(left / variance), sigma_next / sigma)
         # (f_i - f_j) / (w_i - w_j), without the cancellation.
         slopes = safe_divide(
             (sigma**2 - sigma_next**2) / jnp.outer(variance, variance),

@@ -245,3 +245,13 @@ def test_draws_change_as_their_covariance_does():
     np.testing.assert_allclose(
         slope @ covariance + covariance @ slope.T, change, **EXACT64
     )
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_flow_to_the_clean_level_has_its_slope_in_that_level():
+    """sigma' / sigma where the variance is 0; sqrt(w + sigma'^2) has none for w > 0."""
+    law = GaussianPrior.from_moments(np.zeros(2), np.diag([0.0, 0.5]))
+    x = jnp.array([0.6, -0.4])
+    end, slope = jax.jvp(lambda s: law.flow(x, 1.5, s), (0.0,), (1.0,))
+    np.testing.assert_allclose(end, [0, -0.4 * np.sqrt(0.5 / 2.75)], **EXACT64)
+    np.testing.assert_allclose(slope, [0.6 / 1.5, 0], **EXACT64)

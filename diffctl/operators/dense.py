@@ -161,7 +161,9 @@ def _tangent_like(
 
 def _undefined(remainder: jax.Array, values: jax.Array, like: jax.Array) -> jax.Array:
     """Return the tangent of a factor, NaN where it has none and 0 elsewhere."""
-    defined = distinct(values, remainder.shape)
+    rows, columns = remainder.shape
+    parts = 2 if jnp.iscomplexobj(remainder) else 1
+    defined = distinct(values, (parts * rows, columns))
     change = jnp.where(defined, 0, jnp.nan) * jnp.sum(remainder.real)
     return jnp.broadcast_to(change, like.shape)
 

@@ -121,6 +121,18 @@ def test_of_factors_are_undefined_only_where_values_repeat():
         assert np.all(np.isfinite(found))
 
 
+def test_of_factors_of_a_complex_matrix_are_those_of_its_real_parts():
+    """Six rows and three columns: a vanishing value leaves three of U undefined."""
+
+    def turned(matrix):
+        return DenseMatrix.from_array(matrix).u(jnp.ones(3))
+
+    for last, defined in ((1.0, True), (0.0, False)):
+        matrix = jnp.diag(jnp.array([3.0, 2.0, last], jnp.complex64))
+        _, found = jax.jvp(turned, (matrix,), (jnp.ones_like(matrix),))
+        assert np.all(np.isfinite(found) == defined)
+
+
 def _solved(problem):
     prior = GaussianPrior.from_moments(np.zeros(4), np.eye(4) / 4)
     chosen = MCGdiff.default(num_steps=2, num_particles=2)

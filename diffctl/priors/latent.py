@@ -138,7 +138,6 @@ class LinearAutoencoder(Autoencoder):
         return jnp.matmul(self.decoder, z, precision=HIGHEST) + self.offset
 
 
-
 @pytree_dataclass
 class LatentDiffusionPrior(EncodedPrior):
     """A diffusion prior in the latent space of an autoencoder.

@@ -12,11 +12,20 @@ from jax import lax
 from jax.typing import ArrayLike
 
 
+@jax.custom_jvp
 def safe_sqrt(x: ArrayLike) -> jax.Array:
     """Return sqrt(max(x, 0)), with gradient 0 wherever x <= 0; NaN of NaN."""
-    x = jnp.asarray(x)
-    rootless = x <= 0
-    return jnp.where(rootless, 0, jnp.sqrt(jnp.where(rootless, 1, x)))
+    # No `where(x > 0, sqrt(where(x > 0, x, 1)), 0)`: a compiler that computes a
+    # difference x twice, rounded once and not, takes the 1 for the root of x = 0.
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(
+    primals: tuple[Any], tangents: tuple[Any]
+) -> tuple[jax.Array, jax.Array]:
+    root = safe_sqrt(*primals)
+    return root, safe_divide(tangents[0], 2 * root)
 
 
 def safe_divide(

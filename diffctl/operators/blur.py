@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.numerics.safe import safe_divide
 from diffctl.operators.base import LinearOperator, SpectralOperator
 from diffctl.operators.checks import require, require_image_shape
 from diffctl.operators.fourier import fourier, hartley, inverse_fourier
+from diffctl.operators.rules import damped
 from diffctl.operators.separable import Separable
 from diffctl.pytree import pytree_dataclass, static
 
@@ -107,9 +107,7 @@ class CircularBlur(SpectralOperator):
 
     def damped_pinv(self, y: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
         # By h: |h|, the singular value, has no derivative where h is 0.
-        h = self._transfer()
-        power = h.real**2 + h.imag**2
-        return _filter(y, jnp.conj(h) * safe_divide(1, power + damping))
+        return _filter(y, damped(self._transfer(), jnp.ones((), y.dtype), damping))
 
     def v(self, z: jax.Array) -> jax.Array:
         return hartley(z.reshape(self.shape))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffctl.numerics.factors import inverse_values
-from diffctl.numerics.safe import binary_scale, safe_divide
+from diffctl.numerics.safe import binary_scale, real_product, safe_divide
 
 # (s, z, *parameters) -> coordinates, entry by entry and linear in z.
 SpectralRule = Callable[..., jax.Array]
@@ -30,8 +30,9 @@ def inverted(s: jax.Array, z: jax.Array, cutoff: Any) -> jax.Array:
 
 
 def damped(s: jax.Array, z: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
-    """Return s z / (s^2 + damping)."""
+    """Return conj(s) z / (|s|^2 + damping); s may be complex."""
     inverse = 1 / binary_scale(s)  # a square in the unit of A need not fit
     scaled, own = inverse * s, damping * inverse * inverse
     # s = 0 with a damping that is 0, or rounds to it, must not be 0 / 0.
-    return safe_divide(scaled, scaled**2 + own) * (inverse * z)
+    power = real_product(scaled, scaled)
+    return safe_divide(jnp.conj(scaled), power + own) * (inverse * z)

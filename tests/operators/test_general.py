@@ -208,3 +208,30 @@ def test_raw_frequencies_are_inverted_in_any_unit(gain):
         damped = operator.damped_pinv(y, 0.1 * gain**2)
         expected = unit.damped_pinv(unit(jax.random.normal(KEY, SHAPE)), 0.1)
         chex.assert_trees_all_close(damped, expected, **EXACT32)
+
+
+KERNEL = jnp.asarray(np.random.default_rng(5).uniform(0.1, 1, (3, 3)) / 5, jnp.float32)
+MATRIX = np.random.default_rng(6).normal(size=(6, 9)).astype(np.float32)
+IN_A_UNIT = {
+    "dense": lambda c: ops.DenseMatrix.from_array(c * MATRIX),
+    "dense-tall": lambda c: ops.DenseMatrix.from_array(c * MATRIX.T),
+    "truncated": lambda c: ops.Truncated.create(
+        ops.DenseMatrix.from_array(c * MATRIX), cutoff=0.5
+    ),
+    "separable": lambda c: ops.Separable.from_matrices(
+        (9, 9, 1), c * MATRIX, MATRIX[:4]
+    ),
+    "circular-blur": lambda c: ops.CircularBlur.create(SHAPE, c * KERNEL),
+    "blur": lambda c: ops.Blur.create(SHAPE, c * KERNEL),
+}
+
+
+@pytest.mark.parametrize("gain", [2.0**-80, 2.0**-60, 2.0**60])
+@pytest.mark.parametrize("name", IN_A_UNIT)
+def test_inverses_do_not_depend_on_the_unit(name, gain):
+    unit, operator = IN_A_UNIT[name](1.0), IN_A_UNIT[name](np.float32(gain))
+    y = unit(jax.random.normal(KEY, unit.shape))
+    chex.assert_trees_all_close(operator.pinv(gain * y), unit.pinv(y), **EXACT32)
+    if 0.1 * gain**2 > jnp.finfo(jnp.float32).tiny:  # else no damping of that size
+        found = operator.damped_pinv(gain * y, 0.1 * gain**2)
+        chex.assert_trees_all_close(found, unit.damped_pinv(y, 0.1), **EXACT32)

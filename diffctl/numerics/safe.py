@@ -86,11 +86,13 @@ def _safe_norm_jvp(
     scale = binary_scale(tree)
     scaled = jax.tree.map(lambda leaf: leaf / scale, tree)
     norm = safe_norm(scaled)
-    along = jax.tree.map(
-        lambda leaf, by: jnp.sum(real_product(safe_divide(leaf, norm), by)),
-        scaled,
-        change,
-    )
+
+    def component(leaf: jax.Array, by: jax.Array) -> Any:
+        if by.dtype == jax.dtypes.float0:  # integers do not change
+            return 0
+        return jnp.sum(real_product(safe_divide(leaf, norm), by))
+
+    along = jax.tree.map(component, scaled, change)
     return scale * norm, jax.tree.reduce(jnp.add, along)
 
 

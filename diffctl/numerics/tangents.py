@@ -69,7 +69,9 @@ def _tangent_only_jvp(
         return jax.jvp(along, tuple(at[i] for i in moving), dots)[1]
 
     dots = [changes[i] for i in moving]
-    return value, tangent + tangent_only(mixed, remainder, *args, *dots)
+    # Not `tangent_only(mixed, ...)`: in reverse mode its value, which is 0, would stand
+    # for it, and its derivative in the remainder be lost.
+    return value, tangent + mixed(remainder, *args, *dots)
 
 
 tangent_only.defjvp(_tangent_only_jvp, symbolic_zeros=True)

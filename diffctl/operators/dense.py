@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffctl.numerics.factors import distinct, singular_system
+from diffctl.numerics.factors import distinct, rounding_level, singular_system
 from diffctl.numerics.tangents import tangent_only, with_tangent_of
 from diffctl.operators.base import SpectralOperator
 from diffctl.operators.checks import require
@@ -27,9 +27,10 @@ class DenseMatrix(SpectralOperator):
 
     Derivatives of A x, of its adjoint and of both inverses are those with respect to A
     whatever its singular values are; so are those of `to_measurement`, `to_signal` and
-    `combined`. U and V have derivatives only where singular values differ: elsewhere
-    those of `u`, `v` and their adjoints with respect to A are NaN. The fields hold the
-    factors as they are, and leave their change within a group of equal values out.
+    `combined`. Where values coincide this holds of first derivatives in A only. U and V
+    have derivatives only where singular values differ: elsewhere those of `u`, `v` and
+    their adjoints with respect to A are NaN. The fields hold the factors as they are,
+    and leave their change within a group of equal values out.
     """
 
     left: jax.Array  # U (m, k), k = min(m, n), or min(2m, n) if complex
@@ -169,7 +170,8 @@ def _undefined(remainder: jax.Array, values: jax.Array, like: jax.Array) -> jax.
 
 
 # What `remainder` adds in first order. It acts within groups of equal singular values,
-# where it is multiplied by the slope of the rule. Outside the basis they are 0.
+# where it is multiplied by the slope of the rule. Outside the basis these are 0; of a
+# matrix of full rank nothing is left out there.
 def _left_out_of_measurement(
     rule: SpectralRule,
     remainder: jax.Array,
@@ -180,11 +182,10 @@ def _left_out_of_measurement(
 ) -> jax.Array:
     change = _product(remainder, x.astype(jnp.result_type(x, remainder)))
     inside = _product(jnp.conj(left.T), change).real
-    outside = change - _product(left, inside.astype(left.dtype))
-    nothing = jnp.zeros(outside.shape, s.dtype)
-    free = _sloped(rule, nothing, outside.real, parameters)
+    outside, at = _beyond(s, change - _product(left, inside.astype(left.dtype)))
+    free = _sloped(rule, at, outside.real, parameters)
     if jnp.iscomplexobj(left):
-        imaginary = _sloped(rule, nothing, outside.imag, parameters)
+        imaginary = _sloped(rule, at, outside.imag, parameters)
         free = jax.lax.complex(free, imaginary)
     within = _sloped(rule, s, inside, parameters)
     return _product(left, within.astype(left.dtype)) + free
@@ -204,11 +205,21 @@ def _left_out_of_signal(
     turned = [_product(remainder, x.astype(remainder.dtype)) for x in signals]
     inside = _product(right, change)
     moved = [_product(jnp.conj(left.T), image).real for image in turned]
-    outside = change - _product(right.T, inside)
+    outside, at = _beyond(s, change - _product(right.T, inside))
     within = _sloped(rule, s, (inside, *moved), parameters)
-    nothing = jnp.zeros_like(outside)
-    outer = outside, *(nothing for _ in signals)
-    return _product(right.T, within) + _sloped(rule, nothing, outer, parameters)
+    outer = outside, *(jnp.zeros_like(outside) for _ in signals)
+    return _product(right.T, within) + _sloped(rule, at, outer, parameters)
+
+
+def _beyond(s: jax.Array, outside: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return what lies outside the basis, and the singular values there.
+
+    Of a matrix of full rank it is rounding, which the slope of a rule at 0 (1/damping)
+    would make a number: it becomes 0, and the slope one that exists.
+    """
+    full = jnp.min(s, initial=jnp.inf) > rounding_level(s)
+    at = jnp.where(full, jnp.max(s, initial=0.0), 0)
+    return jnp.where(full, 0, outside), jnp.broadcast_to(at, outside.shape)
 
 
 def _sloped(

@@ -79,3 +79,8 @@ def test_the_scale_is_the_power_of_two_below_the_largest_entry():
 def test_what_is_unknown_is_not_zero(function):
     assert jnp.isnan(function(jnp.asarray(jnp.nan)))
     assert jnp.isinf(function(jnp.asarray(jnp.inf)))
+
+
+def test_norms_of_trees_with_integers_are_differentiable():
+    found = jax.grad(lambda x: safe_norm((x, jnp.arange(2))))(jnp.ones(2))
+    np.testing.assert_allclose(found, np.full(2, 1 / np.sqrt(3)), **EXACT32)

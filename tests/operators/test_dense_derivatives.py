@@ -141,3 +141,42 @@ def test_factors_and_second_derivatives_where_values_differ():
 
     for one, other in derivatives(matrix):
         np.testing.assert_allclose(one, other, **EXACT64)
+
+
+@pytest.mark.parametrize("std", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("shape", [(4, 8), (8, 4), (4, 4)])
+def test_little_damping_does_not_enlarge_rounding(shape, std):
+    """In single precision; of full rank, where nothing is left out of the factors."""
+    rng = np.random.default_rng(1)
+    matrix, change = rng.normal(size=shape), rng.normal(size=shape)
+    w, y = rng.normal(size=shape[1]), matrix @ rng.normal(size=shape[1])
+
+    def slope(dtype):
+        a, e, left, right = (jnp.asarray(v, dtype) for v in (matrix, change, w, y))
+
+        def found(s):
+            operator = DenseMatrix.from_array(a + s * e)
+            return jnp.vdot(left, operator.damped_pinv(right, dtype(std**2)))
+
+        return float(jax.grad(found)(dtype(0)))
+
+    with jax.enable_x64(True):
+        exact = slope(np.float64)
+    # The largest condition number of the three is 30.
+    np.testing.assert_allclose(slope(np.float32), exact, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_pull_backs_at_repeated_values():
+    """As solvers take them that differentiate the misfit in x: A^T A x, d(A^T A) x."""
+    x, v = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, -1.0, 2.0])
+    change = jnp.arange(9.0).reshape(3, 3)
+
+    def found(s):
+        operator = DenseMatrix.from_array(jnp.eye(3) + s * change)
+        pulled = jax.grad(lambda x: jnp.sum(operator(x) ** 2) / 2)(x)
+        return jnp.vdot(v, pulled)
+
+    expected = v @ (change + change.T) @ x
+    for derivative in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(derivative(found)(0.0), expected, **EXACT64)

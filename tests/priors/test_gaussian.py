@@ -255,3 +255,20 @@ def test_the_flow_to_the_clean_level_has_its_slope_in_that_level():
     end, slope = jax.jvp(lambda s: law.flow(x, 1.5, s), (0.0,), (1.0,))
     np.testing.assert_allclose(end, [0, -0.4 * np.sqrt(0.5 / 2.75)], **EXACT64)
     np.testing.assert_allclose(slope, [0.6 / 1.5, 0], **EXACT64)
+
+
+@pytest.mark.usefixtures("x64")
+def test_pull_backs_change_with_the_covariance():
+    """Of equal variances, as in a step that differentiates the denoiser."""
+    rng = np.random.default_rng(4)
+    root, v, u = rng.normal(size=(4, 4)), rng.normal(size=4), rng.normal(size=4)
+    change = jnp.asarray(root + root.T)
+
+    def found(s):
+        prior = GaussianPrior.from_moments(np.zeros(4), 0.3 * jnp.eye(4) + s * change)
+        pull = jax.vjp(lambda x: prior.denoise(x, 0.5), jnp.zeros(4))[1]
+        return jnp.vdot(u, pull(jnp.asarray(v))[0])
+
+    # d/dC of C (C + sigma^2)^{-1} at C = c I is sigma^2 / (c + sigma^2)^2.
+    expected = u @ change @ v * 0.25 / (0.3 + 0.25) ** 2
+    np.testing.assert_allclose(jax.grad(found)(0.0), expected, **EXACT64)

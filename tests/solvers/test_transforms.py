@@ -158,6 +158,9 @@ def test_every_door_can_be_traced(door, place):
         "pnp_dm",
         "latent_daps",
         "dps_counts",
+        "tikhonov",
+        "admm_tv",
+        "chambolle_pock",
     ],
 )
 def test_solvers_with_more_checks_can_be_traced(name, place):

@@ -15,6 +15,7 @@ from diffctl.core import QuadraticPrior
 from diffctl.numerics.adjoint import adjoint_of
 from diffctl.numerics.krylov import conjugate_gradient
 from diffctl.numerics.power import squared_operator_norm
+from diffctl.numerics.varying import varying_alike
 from diffctl.priors.regularizers.checks import check_axes, check_weight
 from diffctl.priors.regularizers.differences import differences
 from diffctl.pytree import pytree_dataclass, static
@@ -118,8 +119,8 @@ class Quadratic(QuadraticPrior):
         return self.linear_map(x)
 
     def analysis_adjoint(self, z: jax.Array) -> jax.Array:
-        x_spec = jax.ShapeDtypeStruct(self.shape, z.dtype)
-        return adjoint_of(self.linear_map, x_spec)(z)
+        x, _ = varying_alike((jnp.zeros(self.shape, z.dtype), z))
+        return adjoint_of(self.linear_map, x)(z)
 
     def analysis_prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
         scaled = self.weight * step

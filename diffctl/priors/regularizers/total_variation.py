@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from diffctl.core import ProximalPrior
 from diffctl.numerics.momentum import is_uphill, momentum
 from diffctl.numerics.shrinkage import group_norms, group_threshold
+from diffctl.numerics.varying import varying_alike
 from diffctl.priors.regularizers.checks import check_axes, check_weight
 from diffctl.priors.regularizers.differences import differences, differences_adjoint
 from diffctl.pytree import pytree_dataclass, static
@@ -98,6 +99,7 @@ class TotalVariation(ProximalPrior):
 
         z = jnp.zeros_like(self.analysis(x))
         start: Any = (z, z, jnp.ones((), x.dtype))
+        start, _ = varying_alike((start, x))
         (z, *_), _ = jax.lax.scan(iterate, start, None, length=self.num_inner)
         return x - self.analysis_adjoint(z)
 

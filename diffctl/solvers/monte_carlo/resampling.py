@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffctl.numerics.safe import safe_divide
 from diffctl.pytree import pytree_dataclass, static
@@ -49,7 +48,7 @@ def ancestors(log_weights: jax.Array, positions: jax.Array) -> jax.Array:
     weights, _ = relative_weights(log_weights)
     cumulated = jnp.cumsum(jnp.where(jnp.any(weights != 0), weights, 1))
     # Divided by the last entry, the end of the last positive weight is exactly 1.
-    below_one = 1 - float(np.finfo(log_weights.dtype).epsneg)
+    below_one = 1 - float(jnp.finfo(log_weights.dtype).eps) / 2
     positions = jnp.minimum(positions.astype(log_weights.dtype), below_one)
     found = jnp.searchsorted(cumulated / cumulated[-1], positions, side="right")
     return jnp.minimum(found, log_weights.size - 1)

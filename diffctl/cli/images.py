@@ -25,6 +25,7 @@ _MODES = {
     "I": _DEEP,
 }
 _ORIENTATION = 0x0112  # the tag of EXIF
+_PHOTOMETRIC = 0x0106  # the tag of TIFF: 0 if white is zero
 _FAINT = 0.1  # of the range from black to white
 _SIGMA = 0.5  # between noise that hides a picture's polarity and noise that is easy
 _CLEARLY = 2.0  # Right and inverted digits are a factor of 4 apart, noise 1.4 at most.
@@ -112,8 +113,9 @@ def _decode(path: Path, picture: Any) -> Picture:
         )
     target, white = _MODES[picture.mode]
     try:
+        raw = picture.tile[0][-1] if picture.format == "PNG" else None
         picture.load()
-        if _is_transparent(picture):
+        if _is_transparent(picture, raw):
             raise ValueError(
                 "some of its pixels are transparent, and images have no alpha channel. "
                 "Put it on a background first"
@@ -126,6 +128,7 @@ def _decode(path: Path, picture: Any) -> Picture:
             f"{path} has values from {pixels.min()} to {pixels.max()}; expected 0 to "
             f"{white}, black to white. Convert it to 8 or 16 bits."
         )
+    pixels = white - pixels if _is_white_zero(picture) else pixels
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     return Picture(pixels=pixels, white=white, has_more=_has_more(picture))
 
@@ -165,25 +168,56 @@ def _has_more(picture: Any) -> bool:
     return True
 
 
-def _is_transparent(picture: Any) -> bool:
+def _is_transparent(picture: Any, raw: Any) -> bool:
     """Return whether a pixel is transparent; forget about transparency otherwise.
 
     Without an alpha channel a colour may be marked as transparent, or the entries of
     the palette have an opacity.
+
+    Args:
+        picture: loaded.
+        raw: what pillow calls the samples in the file.
     """
     marked = picture.info.pop("transparency", None)
+    values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    if picture.mode == "P":
+        return bool(np.any(_opacities(picture, marked)[values] < 255))
     if marked is None:
         return False
-    values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    if isinstance(marked, bytes):
-        opacity = np.full(256, 255, np.uint8)
-        opacity[: len(marked)] = np.frombuffer(marked, np.uint8)
-        return bool(np.any(opacity[values] < 255))
-    key = np.asarray(marked)
-    if values.ndim == 3 and key.max() > 255:
-        key = key >> 8  # 16 bits a channel are read as 8
-    same = values == key
+    same = values == _as_read(np.asarray(marked), picture.mode, raw)
     return bool(np.any(same.all(axis=-1) if values.ndim == 3 else same))
+
+
+def _opacities(picture: Any, marked: Any) -> np.ndarray:
+    """Return those of a palette's entries, (256,): its own and the marked ones."""
+    opacity = np.full(256, 255)
+    own = picture.getpalette("RGBA")[3::4]
+    opacity[: len(own)] = own
+    if isinstance(marked, bytes):
+        opacity[: len(marked)] = np.frombuffer(marked, np.uint8)
+    elif marked is not None:
+        opacity[marked] = 0
+    return opacity
+
+
+def _as_read(mark: np.ndarray, mode: str, raw: Any) -> np.ndarray:
+    """Convert a marked colour from the samples of the file to those of the pixels.
+
+    Samples of 2 and 4 bits are read as 8, and colours of 16 bits as well. Of a mark
+    only the bits of a sample count.
+    """
+    if raw == "RGB;16B":
+        return mark >> 8
+    if raw in ("L;2", "L;4"):
+        largest = 2 ** int(raw[-1]) - 1
+        return (mark & largest) * (255 // largest)
+    return mark & (0xFFFF if mode.startswith("I") else 0xFF)
+
+
+def _is_white_zero(picture: Any) -> bool:
+    """Return whether 0 is white in the pixels, which pillow undoes up to 8 bits."""
+    deep = picture.mode.startswith("I")
+    return deep and picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def looks_inverted(prior: DiffusionPrior, image: np.ndarray) -> bool:

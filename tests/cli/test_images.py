@@ -139,6 +139,81 @@ def test_transparency_of_colours_in_16_bits(tmp_path):
             np.testing.assert_allclose(_levels(tmp_path / "a.png"), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparency_of_grey_samples_of_any_depth(tmp_path, depth):
+    """Whose mark is in the units of the file, of which the low bits count."""
+    high = 2**depth - 1
+    samples = np.array([high, 0] if depth == 1 else [high, high // 3], ">u2")
+    bits = "".join(f"{int(value):0{depth}b}" for value in samples)
+    row = b"\0" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(
+        -(-len(bits) // 8), "big"
+    )
+    grey = samples[None, :, None] * (255 / high)
+    others = () if depth == 1 else (high // 3 + 1, 0)
+    for key in (*map(int, samples), *others):
+        marked = _chunk(b"tRNS", struct.pack(">H", key))
+        path = tmp_path / "a.png"
+        path.write_bytes(_png(2, 1, depth=depth, rows=row, before=marked))
+        if key in others:
+            np.testing.assert_allclose(_levels(path), grey, atol=1e-3)
+        else:
+            with pytest.raises(ValueError, match=r"a\.png.*transparent"):
+                read_image(path)
+
+
+def test_a_dark_transparent_colour_in_16_bits(tmp_path):
+    """Whose channels would fit into 8."""
+    pixels = np.array([[[9, 200, 255], [65535, 0, 0]]], ">u2")
+    marked = _chunk(b"tRNS", struct.pack(">HHH", 9, 200, 255))
+    data = _png(2, 1, depth=16, colour=2, rows=b"\0" + pixels.tobytes(), before=marked)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match="transparent"):
+        read_image(tmp_path / "a.png")
+
+
+def _tga(opacities, indices):
+    """Return a picture of one row whose palette has the grey levels 0, 50, 100, ..."""
+    palette = b"".join(
+        bytes([50 * entry] * 3 + [opacity]) for entry, opacity in enumerate(opacities)
+    )
+    header = struct.pack(
+        "<BBBHHBHHHHBB", 0, 1, 1, 0, len(opacities), 32, 0, 0, 2, 1, 8, 8
+    )
+    return header + palette + bytes(indices)
+
+
+@pytest.mark.parametrize("opacity", [0, 128, 255])
+def test_a_palette_with_opacities_of_its_own(tmp_path, opacity):
+    path = tmp_path / "a.tga"
+    path.write_bytes(_tga([255, opacity, 0], [0, 1]))
+    if opacity < 255:
+        with pytest.raises(ValueError, match=r"a\.tga.*transparent"):
+            read_image(path)
+    else:  # the entry that is transparent has no pixel
+        expected = np.repeat([[[0.0], [50.0]]], 3, axis=-1)
+        np.testing.assert_allclose(_levels(path), expected, atol=1e-3)
+
+
+def _deep_tiff(samples, photometric):
+    """Return an uncompressed TIFF of one row in 16 bits."""
+    short, data = 3, np.asarray(samples, "<u2").tobytes()
+    tags = {256: len(samples), 257: 1, 258: 16, 259: 1, 262: photometric}
+    tags |= {273: 8, 277: 1, 278: 1, 279: len(data)}
+    entries = [struct.pack("<HHIHH", tag, short, 1, v, 0) for tag, v in tags.items()]
+    offset = struct.pack("<I", 8 + len(data))
+    folder = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + offset + data + folder
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_white_may_be_zero_in_16_bits(tmp_path, photometric):
+    samples = np.array([0, 257, 30000, 65535])
+    (tmp_path / "a.tiff").write_bytes(_deep_tiff(samples, photometric))
+    expected = (samples if photometric else 65535 - samples) / 257
+    found = _levels(tmp_path / "a.tiff")[0, :, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("side", [10**4, 3 * 10**4, 2**31 - 1])
 def test_a_huge_size_is_refused_before_anything_is_decoded(tmp_path, side):
     (tmp_path / "a.png").write_bytes(_png(side, side))

@@ -156,6 +156,7 @@ def _data(
     try:
         held_out = Dataset.load(command.data, command.held_out, held_out_labels)
         _check_alike(command, dataset, held_out)
+        _check_classes(dataset, held_out, labels, held_out_labels)
     except ValueError as error:
         error.add_note("Pass --held-out '' to evaluate on no images.")
         raise
@@ -168,6 +169,17 @@ def _check_alike(command: Training, dataset: Dataset, held_out: Dataset) -> None
         raise ValueError(
             f"{command.held_out} has images of shape {shapes[1]}, {command.images} of "
             f"{shapes[0]}; expected the same."
+        )
+
+
+def _check_classes(
+    dataset: Dataset, held_out: Dataset, labels: str | None, held_out_labels: str | None
+) -> None:
+    highest, found = int(dataset.labels.max()), int(held_out.labels.max())
+    if found > highest:
+        raise ValueError(
+            f"{held_out_labels} has the label {found}, but the classes of {labels} are "
+            f"0 to {highest}; expected only these. Leave out the other images."
         )
 
 

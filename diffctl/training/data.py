@@ -24,7 +24,7 @@ class Dataset:
         Raises:
             FileNotFoundError: no such file.
             ValueError: the file is damaged, an array is missing, empty or not uint8
-                NHWC, or the lengths differ.
+                NHWC, the lengths differ, or a label is not a whole number >= 0.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no data file {path}.")
@@ -42,6 +42,7 @@ class Dataset:
             )
         if len(x) != len(y):
             raise ValueError(f"{len(x)} images but {len(y)} labels in {path}.")
+        _check_labels(f"{labels} in {path}", y)
         return cls(images=x, labels=y.astype(np.int32))
 
     def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +60,23 @@ class Dataset:
         order = np.random.default_rng((seed, epoch)).permutation(len(self.images))
         chosen = order[place * size : (place + 1) * size]
         return to_unit_range(self.images[chosen]), self.labels[chosen]
+
+
+def _check_labels(whose: str, labels: np.ndarray) -> None:
+    """Raise `ValueError` unless labels are (N,) numbers of classes."""
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{whose} is {labels.dtype} of shape {labels.shape}; expected one whole "
+            "number for each image, (N,). Number the classes from 0."
+        )
+    is_class = (labels >= 0) & (labels <= np.iinfo(np.int32).max)
+    is_class &= labels == np.floor(labels)
+    if not is_class.all():
+        place = int(np.argmin(is_class))
+        raise ValueError(
+            f"{whose} has the label {labels[place]} at {place}; expected whole "
+            "numbers >= 0. Number the classes from 0."
+        )
 
 
 def to_unit_range(images: np.ndarray) -> np.ndarray:

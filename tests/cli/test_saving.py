@@ -112,6 +112,8 @@ def test_a_stale_checkpoint_is_not_continued(classifier, tmp_path, monkeypatch):
         ({"x_test": np.zeros((2, 8, 8, 1), np.uint8)}, r"of shape (8, 8, 1)"),
         ({"x_test": np.zeros((2, SIZE, SIZE, 1))}, "expected uint8"),
         ({"y_test": np.zeros(1)}, "2 images but 1 labels"),
+        ({"y_test": np.array([0.5, 0])}, "y_test in "),
+        ({"y_test": np.array([0, 3])}, "y_test has the label 3, but the classes of"),
         ({}, "has no array ['x_test'"),
     ],
 )

@@ -58,6 +58,35 @@ def test_files_that_are_no_data_are_refused(tmp_path):
         Dataset.load(path, "x").batch(0, 0, 4)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1.5, 2], r"y in .*label 1\.5 at 1; .*>= 0\. Number the classes"),
+        ([0, 1, -1], "label -1 at 2"),
+        ([0, np.nan, 1], "label nan at 1"),
+        ([np.inf, 0, 1], "label inf at 0"),
+        ([0, 2**31, 1], "label 2147483648 at 1"),
+        (np.eye(3), r"float64 of shape \(3, 3\)"),
+        (["cat", "dog", "cat"], "<U3 of shape"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((3, 4, 4, 1), np.uint8), y=labels)
+    with pytest.raises(ValueError, match=message):
+        Dataset.load(path, "x", "y")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, bool])
+def test_labels_may_be_whole_numbers_of_any_kind(tmp_path, kind):
+    path = tmp_path / "data.npz"
+    labels = np.array([0, 1, 1], kind)
+    np.savez(path, x=np.zeros((3, 4, 4, 1), np.uint8), y=labels)
+    found = Dataset.load(path, "x", "y").labels
+    assert found.dtype == np.int32
+    assert found.tolist() == [0, 1, 1]
+
+
 def test_rates_warm_up_and_fall():
     rate = cosine(2.0, warmup=4, num_steps=12)
     chex.assert_trees_all_close(

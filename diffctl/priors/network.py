@@ -1,5 +1,7 @@
 """A neural denoiser as a prior: network, preconditioning, range of noise levels."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,12 +14,13 @@ from flax import nnx
 from diffctl.core import DiffusionPrior, LearnedVariancePrior
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.preconditioning import (
+    DiscretePreconditioning,
     EDMPreconditioning,
     Preconditioning,
     from_json,
     to_json,
 )
-from diffctl.priors.storage import read_model, write_model
+from diffctl.priors.storage import DESCRIPTION, read_model, write_model
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -105,27 +108,35 @@ class NetworkPrior(DiffusionPrior):
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file is truncated or is not what `model.json` describes.
+            ValueError: a file is truncated or is not what `model.json` describes, or
+                that makes no sense.
         """
         net, description = read_model(Path(folder), kind=kind)
         architecture = description["architecture"]
         try:
-            prior = _VARIANCES[description.get("variance", "fixed")]
+            prior = _VARIANCES[str(description.get("variance", "fixed"))]
+            rule = from_json(description["preconditioning"])
+            sigma_min, sigma_max = _range_of(description, rule)
             return prior(
                 net=net,
-                preconditioning=from_json(description["preconditioning"]),
+                preconditioning=rule,
                 architecture=Architecture.of(
                     architecture["name"], **architecture["arguments"]
                 ),
-                shape=tuple(description["shape"]),
-                sigma_min=description["sigma_min"],
-                sigma_max=description["sigma_max"],
+                shape=_shape_of(description),
+                sigma_min=sigma_min,
+                sigma_max=sigma_max,
                 dtype=dtype,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder}: the description of the prior lacks or does not know "
                 f"{error}; it was written by another version. Save the prior again."
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{Path(folder) / DESCRIPTION}: {error} Correct it there, or save the "
+                "prior again."
             ) from error
 
     def save(
@@ -178,6 +189,36 @@ class LearnedVarianceNetworkPrior(NetworkPrior, LearnedVariancePrior):
 _VARIANCES: dict[str, type[NetworkPrior]] = {
     kind.variance: kind for kind in (NetworkPrior, LearnedVarianceNetworkPrior)
 }
+
+
+def _shape_of(description: Mapping[str, Any]) -> tuple[int, ...]:
+    shape = description["shape"]
+    is_list = isinstance(shape, list) and len(shape) == 3
+    if not is_list or any(type(size) is not int or size < 1 for size in shape):
+        raise ValueError(
+            f"shape is {shape!r}; expected height, width and channels of the images, "
+            "three whole numbers >= 1."
+        )
+    return tuple(shape)
+
+
+def _range_of(
+    description: Mapping[str, Any], rule: Preconditioning
+) -> tuple[float, float]:
+    """Return the least and the largest noise level, the same if trained on one."""
+    low, high = description["sigma_min"], description["sigma_max"]
+    is_single = (
+        isinstance(rule, DiscretePreconditioning) and rule.betas.num_timesteps == 1
+    )
+    are_numbers = all(type(level) in (int, float) for level in (low, high))
+    if not are_numbers or not (
+        0 < low < high < math.inf or (is_single and low == high)
+    ):
+        raise ValueError(
+            f"sigma_min is {low!r} and sigma_max {high!r}; expected noise levels "
+            "0 < sigma_min < sigma_max."
+        )
+    return low, high
 
 
 def apply_preconditioned(

@@ -8,6 +8,7 @@ al., 2022), table 1; "Consistency Models" (Song et al., 2023), appendix C.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -221,9 +222,38 @@ def to_json(rule: Preconditioning) -> dict[str, Any]:
 
 
 def from_json(described: Mapping[str, Any]) -> Preconditioning:
-    """Build what `to_json` described; raise `KeyError` or `TypeError` if it cannot."""
-    fields = dict(described)
-    kind = PRECONDITIONINGS[fields.pop("name")]
-    if "betas" in fields:
-        fields["betas"] = Betas.of(**fields["betas"])
+    """Build what `to_json` described.
+
+    Raises:
+        KeyError, TypeError: it is of another version.
+        ValueError: it is not a table of settings, or a setting is not a finite number.
+    """
+    name, fields = _settings("preconditioning", described, "name")
+    kind = PRECONDITIONINGS[name]
+    betas = fields.pop("betas", None)
+    _check_numbers("preconditioning", fields)
+    if betas is not None:
+        recipe, numbers = _settings("betas", betas, "recipe")
+        table = numbers.pop("table", [])
+        _check_numbers("betas", numbers)
+        fields["betas"] = Betas.of(recipe, table=table, **numbers)
     return kind(**fields)
+
+
+def _settings(whose: str, described: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return what a description says under `key`, a string, and the rest."""
+    if not isinstance(described, Mapping):
+        raise ValueError(f"{whose} is {described!r}; expected a table of settings.")
+    settings = dict(described)
+    name = settings.pop(key)
+    if not isinstance(name, str):
+        raise ValueError(f"{whose} has the {key} {name!r}; expected a string.")
+    return name, settings
+
+
+def _check_numbers(whose: str, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(
+                f"{name} of the {whose} is {value!r}; expected a finite number."
+            )

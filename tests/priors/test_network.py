@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffctl.core import DiffusionPrior
+from diffctl.diffusion.betas import Betas
 from diffctl.nets import Architecture
 from diffctl.priors.network import NetworkPrior
-from diffctl.priors.preconditioning import EDMPreconditioning
+from diffctl.priors.preconditioning import EDMPreconditioning, NoisePrediction
 from tests.tolerances import EXACT32
 
 TINY = {
@@ -179,6 +180,18 @@ def _remove(name):
         (_set("preconditioning", "name", "vq"), "'vq'"),
         (_set("preconditioning", "speed", 1.0), "speed"),
         (_remove("sigma_min"), "sigma_min"),
+        (_set("variance", []), r"'\[\]'"),
+        (_set("preconditioning", "x"), r"model\.json: preconditioning is 'x'; .*table"),
+        (_set("preconditioning", None), "preconditioning is None"),
+        (_set("preconditioning", "name", []), r"the name \[\]; expected a string"),
+        (_set("preconditioning", "sigma_data", "x"), "sigma_data of .* is 'x'"),
+        (_set("preconditioning", "betas", "x"), "betas is 'x'"),
+        (_set("preconditioning", "betas", {}), "'recipe'"),
+        (_set("preconditioning", "betas", {"recipe": []}), r"the recipe \[\]"),
+        (
+            _set("preconditioning", "betas", {"recipe": "linear", "start": "x"}),
+            "start of the betas is 'x'",
+        ),
     ],
 )
 def test_descriptions_that_make_no_sense_are_refused(saved, change, message):
@@ -188,6 +201,41 @@ def test_descriptions_that_make_no_sense_are_refused(saved, change, message):
     path.write_text(json.dumps(description))
     with pytest.raises(ValueError, match=message):
         NetworkPrior.restore(saved)
+
+
+@pytest.mark.parametrize("name", ["sigma_min", "sigma_max"])
+@pytest.mark.parametrize("value", [None, "x", [], -1, 0, True, float("nan"), "1.0"])
+def test_noise_levels_that_are_none_are_refused(saved, name, value):
+    _refused(saved, name, value, "expected noise levels 0 < sigma_min < sigma_max")
+
+
+@pytest.mark.parametrize("level", [80, 100.0, float("inf")])
+def test_a_range_of_noise_levels_that_is_empty_is_refused(saved, level):
+    _refused(saved, "sigma_min", level, "0 < sigma_min < sigma_max. Correct it")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["x", [], None, 8, [8, 8], [8.0, 8.0, 1.0], [8, 8, 0], [8, -8, 1], [8, "8", 1]],
+)
+def test_shapes_that_are_none_are_refused(saved, shape):
+    _refused(saved, "shape", shape, "expected height, width and channels")
+
+
+def _refused(folder, name, value, message):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=rf"model\.json: .*{name}.*{message}"):
+        NetworkPrior.restore(folder)
+
+
+def test_a_prior_of_one_noise_level_is_restored(tmp_path):
+    rule = NoisePrediction(betas=Betas(num_timesteps=1))
+    level = float(rule.levels()[0])
+    prior = _prior(preconditioning=rule, sigma_min=level, sigma_max=level)
+    prior.save(tmp_path / "prior")
+    restored = NetworkPrior.restore(tmp_path / "prior")
+    assert (restored.sigma_min, restored.sigma_max) == (level, level)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null"])

@@ -54,7 +54,7 @@ def test_files_that_are_no_data_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             Dataset.load(path, *names)
-    with pytest.raises(ValueError, match="batch size 4"):
+    with pytest.raises(ValueError, match="batch size is 4"):
         Dataset.load(path, "x").batch(0, 0, 4)
 
 

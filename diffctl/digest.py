@@ -4,12 +4,17 @@ Equal trees have equal digests in every process and on every machine. Numbers co
 JAX would take them, so that 0.5 in Python, NumPy and JAX are one; a function counts by
 its name, or by its code if it has none that could be imported, which changes with the
 version of Python.
+
+A setting that equals only itself, such as a function or an ordinary callable object,
+counts as it was when this process first took a digest of it: one that counts its calls
+or fills a cache stays the same. JAX does likewise, which compiles it once.
 """
 
 import dataclasses
 import enum
 import functools
 import hashlib
+import logging
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,17 +59,52 @@ def _of_leaf(leaf: Any) -> bytes:
     return _combined(f"{dtype}{numbers.shape}", [numbers.tobytes()])
 
 
-def _of_setting(value: Any, above: tuple[int, ...] = ()) -> bytes:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Identity:
+    """An object that is compared by its place in memory, and kept there."""
+
+    of: Any
+
+    def __hash__(self) -> int:
+        return id(self.of)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.of is other.of
+
+
+def _of_setting(value: Any, above: tuple[_Identity, ...] = ()) -> bytes:
     """Return the digest of what is part of a structure; `above` are its owners."""
     if isinstance(value, np.generic):
         value = value.item()
-    if id(value) in above:
-        return _combined("itself", [])
     if isinstance(value, _PLAIN):
         return _combined(type(value).__name__, [repr(value).encode()])
+    if isinstance(value, jax.core.Tracer):  # left in a cache
+        return _combined("traced", [])
     if isinstance(value, (np.ndarray, jax.Array)):
         return _of_leaf(value)
-    inside = functools.partial(_of_setting, above=(*above, id(value)))
+    this = _Identity(value)
+    if this in above:
+        return _combined("itself", [])
+    # Within another, it is part of what that one was.
+    if _equals_only_itself(value) and not any(
+        _equals_only_itself(owner.of) for owner in above
+    ):
+        return _as_first_seen(this)
+    return _of_parts(this, above)
+
+
+def _equals_only_itself(value: Any) -> bool:
+    return type(value).__eq__ is object.__eq__
+
+
+@functools.lru_cache(maxsize=1024)  # JAX keeps settings that it compiled for as well
+def _as_first_seen(this: _Identity) -> bytes:
+    return _of_parts(this, ())
+
+
+def _of_parts(this: _Identity, above: tuple[_Identity, ...]) -> bytes:
+    value = this.of
+    inside = functools.partial(_of_setting, above=(*above, this))
     kind, parts = _taken_apart(value)
     found = map(inside, parts)
     unordered = isinstance(value, (set, frozenset, dict, Mapping))
@@ -76,6 +116,12 @@ def _taken_apart(value: Any) -> tuple[str, Iterable[Any]]:
     kind = _name(type(value))
     if isinstance(value, type):
         return _name(value), ()
+    if isinstance(value, types.ModuleType):
+        return kind, (value.__name__,)
+    if isinstance(value, logging.Logger):
+        return kind, (value.name,)
+    if isinstance(value, types.CellType):
+        return kind, _content(value)
     if isinstance(value, Mapping):
         return kind, value.items()
     if isinstance(value, (tuple, list, set, frozenset)):
@@ -93,11 +139,12 @@ def _taken_apart(value: Any) -> tuple[str, Iterable[Any]]:
     if hasattr(value, "__wrapped__"):  # compiled functions, custom derivatives
         return kind, (value.__wrapped__,)
     if callable(value) and hasattr(value, "__qualname__"):
-        return _name(value), ()
+        owner = getattr(value, "__self__", None)  # a module for built-in functions
+        return _name(value), () if isinstance(owner, types.ModuleType) else (owner,)
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
         return kind, [(field.name, getattr(value, field.name)) for field in fields]
-    if state := getattr(value, "__dict__", None):
+    if state := _state(value):
         return kind, (state,)
     return kind, (re.sub(r" at 0x[0-9a-f]+", "", repr(value)),)
 
@@ -108,11 +155,32 @@ def _unnamed_part(function: types.FunctionType) -> Iterator[Any]:
         yield function.__code__
         yield function.__defaults__
         yield function.__kwdefaults__
-        yield from (cell.cell_contents for cell in function.__closure__ or ())
+        for cell in function.__closure__ or ():
+            yield from _content(cell) or (cell,)
+
+
+def _content(cell: types.CellType) -> tuple[Any, ...]:
+    """Return what a cell of a closure holds; nothing if it was never assigned."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, also those that are kept in slots."""
+    slots = {
+        name: getattr(value, name)
+        for owner in type(value).__mro__
+        if "__slots__" in vars(owner)
+        for name, slot in vars(owner).items()
+        if isinstance(slot, types.MemberDescriptorType) and hasattr(value, name)
+    }
+    return slots | getattr(value, "__dict__", {})
 
 
 def _name(owner: Any) -> str:
-    return f"{owner.__module__}.{owner.__qualname__}"
+    return f"{getattr(owner, '__module__', '')}.{owner.__qualname__}"
 
 
 def _combined(kind: str, parts: Iterable[bytes]) -> bytes:

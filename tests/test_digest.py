@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -36,6 +38,52 @@ def _of_x(function):
     return dataclasses.replace(DPS(grid=grid(2)), cost=function)
 
 
+def _with_a_module():
+    import math
+
+    return lambda x: math.pi * x
+
+
+def _with_an_empty_cell():
+    def inner(x):
+        return x if later is None else later
+
+    if inner is None:
+        later = 0.0
+    return inner
+
+
+class _Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+class _SlottedTwice(_Slotted):
+    __slots__ = ("__shift",)
+
+    def __init__(self, factor, shift):
+        super().__init__(factor)
+        self.__shift = shift
+
+
+class _Logging:
+    def __init__(self, factor):
+        self.factor, self.calls, self.cache = factor, 0, {}
+        self.lock, self.log = threading.Lock(), logging.getLogger(__name__)
+
+    def __call__(self, x):
+        with self.lock:
+            self.calls += 1
+            self.cache[self.calls] = x
+            self.log.debug("called")
+        return self.factor * x
+
+
 SAME = {
     "places of a number": [0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5)],
     "places of an array": [np.arange(3.0), jnp.arange(3.0), np.arange(6.0)[::2] / 2],
@@ -45,6 +93,11 @@ SAME = {
     "keys": [KEY, jax.random.key(3)],
     "functions made twice": [_of_x(_scaled(2.0)), _of_x(_scaled(2.0))],
     "compiled functions": [_of_x(jax.jit(_scaled)), _of_x(jax.jit(_scaled))],
+    "modules": [_of_x(_with_a_module()), _of_x(_with_a_module())],
+    "empty cells": [_of_x(_with_an_empty_cell()), _of_x(_with_an_empty_cell())],
+    "objects made twice": [_of_x(_Logging(2.0)), _of_x(_Logging(2.0))],
+    "slots": [_of_x(_SlottedTwice(2.0, 1)), _of_x(_SlottedTwice(2.0, 1))],
+    "methods of arrays": [_of_x(np.eye(2).dot), _of_x(np.eye(2).dot)],
 }
 DIFFERENT = {
     "values": [np.arange(3.0), np.arange(1.0, 4.0), np.arange(3), np.arange(3.0)[None]],
@@ -73,6 +126,23 @@ DIFFERENT = {
         _of_x(functools.partial(min, 2)),
     ],
     "methods": [_of_x(bed().denoise), _of_x(bed().jacobian), _of_x([].append)],
+    "descriptors": [_of_x(_scaled(f)) for f in (str.join, str.split, int.__add__)],
+    "modules": [_of_x(_scaled(np)), _of_x(_scaled(jnp)), _of_x(_with_a_module())],
+    "cells": [_of_x(_with_an_empty_cell()), _of_x(_scaled(None))],
+    "slots": [
+        _of_x(_Slotted(2.0)),
+        _of_x(_Slotted(3.0)),
+        _of_x(_SlottedTwice(2.0, 0)),
+        _of_x(_SlottedTwice(2.0, 1)),
+        _of_x(_SlottedTwice(3.0, 1)),
+    ],
+    "objects": [_of_x(_Logging(2.0)), _of_x(_Logging(3.0))],
+    "methods of arrays": [
+        _of_x(np.eye(2).dot),
+        _of_x((2 * np.eye(2)).dot),
+        _of_x((2.0).__mul__),
+        _of_x((3.0).__mul__),
+    ],
     "settings": [DPS(grid=grid(3)), DPS(grid=grid(3), guidance_scale=0.3)],
     "operators": [bed().problem(), dataclasses.replace(bed().problem(), noise=None)],
     "sets": [_of_x(frozenset({1, 2})), _of_x(frozenset({1, 3})), _of_x(frozenset())],
@@ -96,6 +166,37 @@ def test_a_setting_may_hold_itself():
     around = [1]
     around.append(around)
     assert digest(_of_x(around)) == digest(_of_x(around))
+
+
+def _chained(function):
+    return lambda x: function(x)
+
+
+def _counting():
+    calls = []
+    return lambda x: (calls.append(x), x)[1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _Logging(2.0),
+        _Logging(2.0).__call__,
+        functools.partial(_Logging(2.0)),
+        _chained(_Logging(2.0)),
+        _counting(),
+    ],
+)
+def test_a_call_does_not_change_the_digest(function):
+    before = digest(_of_x(function))
+    jax.eval_shape(function, 1.0)
+    assert digest(_of_x(function)) == before
+
+
+def test_traced_values_in_a_cache_count_as_such():
+    function = _Logging(2.0)
+    jax.eval_shape(function, 1.0)
+    assert len(digest(_of_x(function))) == 32
 
 
 def _everything():

@@ -95,7 +95,9 @@ OnStep = Callable[[SolveState], Any]
 
 def start(key: jax.Array, problem: Problem, prior: Any, solver: Solver) -> SolveState:
     """Return the state before the first step, of the shape of every later one."""
-    return _begin(key, problem, prior, solver)[0]
+    arguments = (key, problem, prior, solver)
+    belongs_to = _digests(*arguments)
+    return replace(_start(*arguments)[0], belongs_to=belongs_to)
 
 
 def solve_stepwise(
@@ -130,11 +132,13 @@ def solve_stepwise(
         ValueError: as `solve`; or `resume` belongs to another key, problem, prior or
             solver.
     """
+    # Before anything is traced, which calls functions that may count their calls.
+    belongs_to = _digests(key, problem, prior, solver)
     check_inputs(problem, prior, solver)
-    state, xs = _begin(key, problem, prior, solver)
-    steps_done = 0
+    state, xs = _start(key, problem, prior, solver)
+    state, steps_done = replace(state, belongs_to=belongs_to), 0
     if resume is not None:
-        _require_same(resume.belongs_to, state.belongs_to)
+        _require_same(resume.belongs_to, belongs_to)
         state, steps_done = resume, int(resume.step)
     for _ in range(steps_done, count_steps(xs)):
         state = _advance(state, xs, problem, prior, solver)
@@ -168,15 +172,6 @@ def _require_same(found: Any, expected: Any) -> None:
             "expected the same key, problem, prior and solver, with equal numbers and "
             "settings. Resume it with those, or start anew."
         )
-
-
-def _begin(
-    key: jax.Array, problem: Problem, prior: Any, solver: Solver
-) -> tuple[SolveState, Any]:
-    """Return the state before the first step, with what it belongs to, and `xs`."""
-    arguments = (key, problem, prior, solver)
-    state, xs = _start(*arguments)
-    return replace(state, belongs_to=_digests(*arguments)), xs
 
 
 @jax.jit

@@ -18,8 +18,8 @@ import pytest
 
 from diffctl import checkpoint
 from diffctl.core import DiffusionPrior, Solver
-from diffctl.operators import GaussianNoise
-from diffctl.operators.base import Operator
+from diffctl.operators import FunctionOperator, GaussianNoise
+from diffctl.operators.base import Operator, Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers import DDRM, DPS, SolveState, likelihood, solve_stepwise
 from tests.solvers.bed import bed, grid, mixture
@@ -115,6 +115,52 @@ def test_equal_numbers_belong_together():
     )
     state = _half(key, problem, prior, solver)
     solve_stepwise(*same, on_step=_watch, resume=state)
+
+
+class _Gain:
+    """A callable object that changes itself whenever it is traced."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor, self.calls = factor, 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.calls += 1
+        return self.factor * x
+
+
+def _cut() -> Any:
+    import numpy as inner
+
+    return lambda x: x[:2] * inner.pi
+
+
+FUNCTIONS = {
+    "objects": (lambda: _Gain(2.0), lambda: _Gain(3.0)),
+    "modules": (_cut, lambda: lambda x: x[:2]),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_stays_the_same_when_called(name, tmp_path):
+    """Of a class or a closure of the user's, also in a process that begins anew."""
+
+    def of(function: Any) -> tuple[Any, ...]:
+        operator = FunctionOperator.create(function, mixture().shape)
+        problem = Problem(
+            operator=operator,
+            y=jnp.ones_like(operator(jnp.ones(mixture().shape))),
+            noise=GaussianNoise(std=0.5),
+        )
+        return KEY, problem, mixture(), DPS(grid=grid(4))
+
+    one, another = FUNCTIONS[name]
+    given = of(one())
+    _half(*given).save(tmp_path / "run")
+    for same in (given, of(one())):
+        state = SolveState.load(tmp_path / "run", *same)
+        solve_stepwise(*same, on_step=_watch, resume=state)
+    with pytest.raises(ValueError, match="another problem"):
+        SolveState.load(tmp_path / "run", *of(another()))
 
 
 def test_states_stay_valid():

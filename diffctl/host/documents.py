@@ -68,9 +68,13 @@ def read_arrays(
 
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            start = file.read(len(np.lib.format.MAGIC_PREFIX))
+            if start == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is a single array")
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is cut short or not an archive at all")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             wanted = list(archive.files if names is None else names)
             missing = [name for name in wanted if name not in archive.files]
             if not missing:

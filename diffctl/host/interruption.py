@@ -98,18 +98,21 @@ def _fill(future: Future[T], work: Callable[[], T]) -> None:
 
 def _leave(name: str) -> NoReturn:
     """Undo what was begun, say so, and end the process."""
-    _WHOLE.acquire()  # for good: nothing that has to be whole begins any more
-    said = []
-    for undo in reversed(_UNDO):
-        try:
-            said.append(undo())
-        except Exception as error:  # the others are to be undone all the same
-            said.append(f"{type(error).__name__}: {error}.")
-    sentence = " ".join(["interrupted.", *(words for words in said if words)])
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
-        sys.stdout.flush()
-    os.write(2, f"\n{name}: {sentence}\n".encode(errors="backslashreplace"))
-    os._exit(INTERRUPTED)
+    try:
+        _WHOLE.acquire()  # for good: nothing that has to be whole begins any more
+        said = []
+        for undo in reversed(_UNDO):
+            try:
+                said.append(undo())
+            except Exception as error:  # the others are to be undone all the same
+                said.append(f"{type(error).__name__}: {error}.")
+        sentence = " ".join(["interrupted.", *(words for words in said if words)])
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
+            os.write(2, f"\n{name}: {sentence}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _exit_quietly(*_: Any) -> NoReturn:

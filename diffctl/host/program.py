@@ -66,6 +66,7 @@ def run(
                 _report(name, explain(error), json=getattr(options, "json", False))
             return _code_of(error)
 
+    _open_closed_streams()
     # A path that cannot be encoded is printed all the same.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -74,6 +75,18 @@ def run(
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"{name}: interrupted. {stop}".rstrip() + "\n")
         return INTERRUPTED
+
+
+def _open_closed_streams() -> None:
+    """Let what is written to a stream that the caller closed go nowhere.
+
+    A file that is opened gets the lowest free descriptor, here that of the stream, so
+    that no later one does.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
 
 
 def explain(error: BaseException) -> str:

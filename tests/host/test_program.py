@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,8 +96,9 @@ def test_archives_that_are_none_are_told(tmp_path):
     broken[60:160] = b"\0" * 100
     for damaged in (b"", b"text", whole[:200], whole[:-30], bytes(broken)):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"data\.npz is no \.npz"):
+        with pytest.raises(ValueError, match=r"data\.npz is no \.npz") as caught:
             read_arrays(path)
+        assert "pickle" not in str(caught.value).lower()
     np.save(tmp_path / "one.npy", np.zeros(2))
     with pytest.raises(ValueError, match="single array"):
         read_arrays(tmp_path / "one.npy")
@@ -156,6 +158,41 @@ def test_ctrl_c_ends_any_work_and_leaves_nothing(tmp_path, work):
     assert process.returncode == 130
     assert errors.strip() == "prog: interrupted."
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(tmp_path, closed):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom diffctl.host import run\n"
+        "def work(_):\n"
+        "    print('out'); print('err', file=sys.stderr)\n"
+        "    Path(sys.argv[1]).write_text('kept')\n"
+        "    return 7\n"
+        "sys.exit(run('prog', lambda: None, work))\n"
+    )
+    path = tmp_path / "file"
+    command = shlex.join([sys.executable, "-c", code, str(path)])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 7
+    assert done.stdout == ("" if closed != "2>&-" else "out\n")
+    assert done.stderr == ("" if "2>&-" in closed else "err\n")
+    assert path.read_text() == "kept"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_ctrl_c_with_closed_streams(tmp_path, closed):
+    work = "(out.parent / 'begun').touch(); time.sleep(60)"
+    code = _AS_IN_A_TERMINAL + _WORK.format(work=work)
+    command = shlex.join([sys.executable, "-c", code, str(tmp_path / "out")])
+    process = subprocess.Popen(["sh", "-c", f"exec {command} {closed}"], cwd=ROOT)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
 
 
 _MODULES = [

@@ -123,7 +123,7 @@ def _code_of(error: Exception) -> int:
 
 
 def _report(name: str, message: str, *, json: bool) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):  # the exit code says it as well
         sys.stderr.write(f"{name}: error: {' '.join(message.split())}\n")
         if json:
             sys.stdout.write(to_json({"error": message}))

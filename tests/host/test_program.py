@@ -181,6 +181,30 @@ def test_closed_streams_are_no_error(tmp_path, closed):
     assert path.read_text() == "kept"
 
 
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("json_too", [True, False])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_one_line(json_too, flush):
+    code = (
+        "import sys\nfrom types import SimpleNamespace\n"
+        "from diffctl.host import run\n"
+        f"def work(_):\n    print('x' * 10, flush={flush})\n    return 0\n"
+        f"options = SimpleNamespace(json={json_too})\n"
+        "sys.exit(run('prog', lambda: options, work))\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("prog: error: No space left")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_ctrl_c_with_closed_streams(tmp_path, closed):
     work = "(out.parent / 'begun').touch(); time.sleep(60)"

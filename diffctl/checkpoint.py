@@ -68,7 +68,8 @@ def _write(generation: Path, item: dict[str, np.ndarray]) -> None:
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        _checkpointer().save(generation, item)
+        with _checkpointer() as checkpointer:  # its threads end before remains go
+            checkpointer.save(generation, item)
     except Exception as error:  # orbax raises what its storage layers raise
         for remains in generation.parent.glob(f"*{_REMAINS}*"):
             shutil.rmtree(remains, ignore_errors=True)

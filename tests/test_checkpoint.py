@@ -111,6 +111,33 @@ def test_a_full_disk_is_told_and_the_earlier_state_kept(saved, capfd):
     assert checkpoint.restore(saved, like)["b"] == 2
 
 
+def test_a_full_disk_leaves_no_remains(tmp_path, monkeypatch):
+    """What orbax still has at work is over before they are deleted."""
+    at_work = []
+
+    class Late:
+        def __enter__(self):
+            at_work.append(self)
+            return self
+
+        def __exit__(self, *_):
+            at_work.remove(self)
+
+        def save(self, generation, _):
+            generation.with_name(f"{generation.name}.orbax-checkpoint-tmp").mkdir()
+            raise OSError("full")
+
+    def remove(folder, **_):
+        assert not at_work
+        folder.rmdir()
+
+    monkeypatch.setattr(checkpoint, "_checkpointer", Late)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", remove)
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be written: full"):
+        checkpoint.save(tmp_path, {"a": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_arrays_are_placed_by_the_sharding_that_is_asked_for(saved):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding), "b": 0}

@@ -105,10 +105,10 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}. {_CURES.get(error.errno, '')}".rstrip()
+    if isinstance(error, (*_INPUT, ArithmeticError)):  # a full disk is one, too
+        return text
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return f"Out of memory: {text}. Use fewer or smaller images at a time."
-    if isinstance(error, (*_INPUT, ArithmeticError)):
-        return text
     return (
         f"{type(error).__name__}: {text}. This was not foreseen; please report it with "
         "the command."

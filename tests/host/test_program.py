@@ -63,6 +63,11 @@ def test_notes_of_an_error_are_said(capsys):
     assert run("prog", lambda: Options(), lambda _: 7) == 7
 
 
+def test_a_full_disk_is_not_full_memory():
+    full = "the checkpoint a cannot be written: RESOURCE_EXHAUSTED."
+    assert explain(ValueError(full)) == full
+
+
 def test_json_never_holds_nan(tmp_path):
     document = {
         "a": float("nan"),

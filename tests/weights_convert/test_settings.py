@@ -128,6 +128,37 @@ def test_the_built_in_settings_keep_the_rule(name):
     family.declared.check(family.settings(CONFIGS[name].settings))
 
 
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("ddpm", {"data": {"out_of_dist": False, "subset_1k": True}}),
+        ("latent-diffusion", {"ddconfig": {"attn_type": "vanilla-xformers"}}),
+        ("latent-diffusion", {"target": "sgm.models.autoencoder.AutoencoderKL"}),
+        (
+            "latent-diffusion",
+            {"target": "sgm.models.autoencoder.AutoencoderKLInferenceWrapper"},
+        ),
+        (
+            "latent-diffusion",
+            {
+                "first_stage_config": {},
+                "v_posterior": 0.0,
+                "original_elbo_weight": 0.0,
+                "learn_logvar": False,
+                "load_only_unet": False,
+                "given_betas": [0.1],
+            },
+        ),
+        ("diffusers", {"use_linear_projection": False, "_use_default_values": ["a"]}),
+        ("diffusers", {"scheduler": {"_use_default_values": ["beta_start"]}}),
+        ("guided-diffusion", {"use_spatial_transformer": False, "seed": 3}),
+        *((family, {"anything": None}) for family in FAMILIES),
+    ],
+)
+def test_settings_of_real_configurations_that_change_nothing_pass(family, config):
+    FAMILIES[family].declared.check(FAMILIES[family].settings(config))
+
+
 class Asked(Mapping):
     """A configuration that remembers which settings were looked at."""
 

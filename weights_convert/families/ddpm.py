@@ -92,7 +92,8 @@ _SETTINGS = Settings(
         SHAPES: names("attn_resolutions"),
         TRAINING: names(
             "training optim dropout ema ema_rate dataset category random_flip "
-            "uniform_dequantization gaussian_dequantization num_workers"
+            "uniform_dequantization gaussian_dequantization num_workers out_of_dist "
+            "subset_1k"
         ),
         SAMPLING: names("sampling var_type"),
         NAMING: names("project class_name"),

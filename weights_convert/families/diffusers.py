@@ -76,10 +76,11 @@ _SETTINGS = Settings(
         "center_input_sample": Only((False,), "images are between -1 and 1 already"),
         "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
         "mid_block_type": Only(("UNetMidBlock2D",), "there is one middle block"),
+        "use_linear_projection": Only((False,), "there are no transformer blocks"),
         "class_embed_type": Only((None,), "classes are looked up in a table"),
     },
     harmless={
-        NAMING: names("_diffusers_version _name_or_path"),
+        NAMING: names("_diffusers_version _name_or_path _use_default_values"),
         TRAINING: names("dropout") | _AVERAGES,
         SHAPES: names("time_embedding_dim"),
         "it concerns learned time embeddings": names("num_train_timesteps"),

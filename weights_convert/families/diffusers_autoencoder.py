@@ -33,7 +33,7 @@ _SETTINGS = Settings(
         "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
     },
     harmless={
-        NAMING: names("_diffusers_version _name_or_path"),
+        NAMING: names("_diffusers_version _name_or_path _use_default_values"),
         COMPUTING: names("force_upcast"),
         "it belongs to the pipeline's denoiser": names("scheduler pipeline"),
     },

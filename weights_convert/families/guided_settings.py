@@ -26,9 +26,10 @@ _ONLY = {
     "conv_resample": Only((True,), "the U-Nets resample by a layer or in a block"),
 }
 _U_NET_ONLY = _ONLY | {
+    "use_spatial_transformer": Only((False,), "its blocks attend to a text"),
     "class_name": Only(
         ("UNetModel", None), "others, such as SuperResModel, are given a second image"
-    )
+    ),
 }
 _SHARED: Mapping[str, frozenset[str]] = {
     SHAPES: names("attention_resolutions"),
@@ -42,7 +43,7 @@ _SHARED: Mapping[str, frozenset[str]] = {
     ),
     SAMPLING: names(
         "timestep_respacing sigma_small clip_denoised num_samples use_ddim "
-        "classifier_path classifier_scale sampler dynamic_threshold"
+        "classifier_path classifier_scale sampler dynamic_threshold seed"
     ),
 }
 
@@ -75,7 +76,7 @@ CONSISTENCY_SETTINGS = Settings(
             "distill_steps_per_iter loss_norm global_batch_size"
         ),
         SAMPLING: _SHARED[SAMPLING]
-        | names("rho generator s_churn s_tmin s_tmax s_noise steps seed ts"),
+        | names("rho generator s_churn s_tmin s_tmax s_noise steps ts"),
     },
 )
 # Names of arguments, and of the flags that scripts of the classifier have for them.

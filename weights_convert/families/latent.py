@@ -45,7 +45,11 @@ _OTHERS = (
     "lvlb_weights",
     "logvar",
 )
-_TARGET = "ldm.models.autoencoder.AutoencoderKL"
+_TARGETS = (  # classes with the same tensors
+    "ldm.models.autoencoder.AutoencoderKL",
+    "sgm.models.autoencoder.AutoencoderKL",
+    "sgm.models.autoencoder.AutoencoderKLInferenceWrapper",
+)
 _SETTINGS = Settings(
     owner="first stage of latent diffusion",
     read=names(
@@ -53,9 +57,13 @@ _SETTINGS = Settings(
         "scale_factor"
     ),
     only={
-        "target": Only((_TARGET, None), "other first stages have other tensors"),
+        "target": Only((*_TARGETS, None), "other first stages have other tensors"),
         "double_z": Only((True,), "the encoder returns mean and variance"),
-        "attn_type": Only(("vanilla",), "the attention is the plain one"),
+        "attn_type": Only(
+            # The second computes the same in another way.
+            ("vanilla", "vanilla-xformers"),
+            "the attention is the plain one",
+        ),
         "use_linear_attn": Only((False,), "the attention is the plain one"),
         "resamp_with_conv": Only((True,), "the levels resample by a layer"),
         "give_pre_end": Only((False,), "the decoder returns images"),
@@ -73,7 +81,8 @@ _SETTINGS = Settings(
         "it concerns the denoiser, which is not converted": names(
             "unet_config cond_stage_config linear_start linear_end timesteps channels "
             "image_size num_timesteps_cond cond_stage_trainable concat_mode "
-            "conditioning_key beta_schedule parameterization"
+            "conditioning_key beta_schedule parameterization v_posterior "
+            "original_elbo_weight learn_logvar load_only_unet given_betas"
         ),
     },
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from weights_convert.families.settings import NAMING, SAMPLING, Only, Settings, names
 
-_NAMES = names("_class_name _diffusers_version _name_or_path")
+_NAMES = names("_class_name _diffusers_version _name_or_path _use_default_values")
 _SAMPLER = names(
     "clip_sample clip_sample_range thresholding dynamic_thresholding_ratio "
     "sample_max_value timestep_spacing steps_offset set_alpha_to_one skip_prk_steps "

@@ -58,12 +58,14 @@ class Settings:
     def check(self, config: Config) -> None:
         """Hold a configuration against the declaration.
 
+        A setting that is not declared and null passes: it chooses nothing.
+
         Raises:
             ConfigError: a setting is not declared, or has a value that cannot be
                 converted.
         """
         for name, value in config.items():
-            if name not in self.names:
+            if name not in self.names and value is not None:  # null says nothing
                 raise ConfigError(self._unknown(name, value))
             if name in self.only:
                 self._check_value(name, value)

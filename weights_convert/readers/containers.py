@@ -9,6 +9,7 @@ averaged weights to a list. Averages without names are named after the state dic
 them (`averages.py`).
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from weights_convert.readers.machine import Budget
 from weights_convert.readers.modules import as_dict, container_of, is_module
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, checked_name
 
-_AVERAGED = {
-    *("ema", "params_ema", "ema_params", "ema_model", "model_ema", "net_ema", "g_ema"),
-    *("ema_state_dict", "state_dict_ema", "ema_net", "ema_unet", "unet_ema"),
-}
+# Words in keys, by which training programs call averaged weights, and deny it.
+_AVERAGED = {"ema", "shadow", "swa", "averaged", "average", "averages", "polyak"}
+_DENIED = {"no", "non", "not", "without"}
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the module it wraps
 _USUAL = {
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
     *("unet", "score_model", "denoiser", "generator"),
@@ -76,10 +77,16 @@ def checkpoint_of(
 
 
 def _rank(name: str, container: Container) -> int:
-    parts = set(name.split("/"))
-    if container.averaged or parts & _AVERAGED:
+    parts = name.split("/")
+    if container.averaged or any(map(_says_averaged, parts)):
         return 2
-    return 1 if parts & _USUAL else 0
+    return 1 if _USUAL.intersection(parts) else 0
+
+
+def _says_averaged(key: str) -> bool:
+    """Return whether a key calls what it holds averaged."""
+    words = set(re.split(r"[_.\- ]", key.lower()))
+    return bool(words & _AVERAGED) and not words & _DENIED
 
 
 def _is_inside(value: Any) -> bool:
@@ -149,15 +156,29 @@ def _container(value: Any, budget: Budget) -> Container:
             raise CheckpointError(
                 "a state dict has two tensors of one name; save it with distinct names."
             )
-    return Container(_unwrapped(container.tensors), container.extra)
+    return _unwrapped(container)
 
 
-def _unwrapped(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Return the tensors under their names, without what wrappers put before them."""
-    for name in tensors:
+def _unwrapped(container: Container) -> Container:
+    """Return the tensors under their names, without what wrappers put before them.
+
+    The counter of torch's AveragedModel, whose wrapper is `module.`, belongs to it, and
+    says that the tensors are averages.
+    """
+    for name in container.tensors:
         checked_name(name)
-    length = _wrapper_length(min(tensors), max(tensors)) if tensors else 0
-    return {name[length:]: t.named(name[length:]) for name, t in tensors.items()}
+    inner = {n: t for n, t in container.tensors.items() if not _is_counter(n, t)}
+    length = _wrapper_length(min(inner), max(inner)) if inner else 0
+    kept = inner if length else container.tensors
+    return Container(
+        {name[length:]: t.named(name[length:]) for name, t in kept.items()},
+        container.extra,
+        averaged=len(kept) < len(container.tensors),
+    )
+
+
+def _is_counter(name: str, tensor: LazyTensor) -> bool:
+    return name.rpartition(".")[2] == _COUNTER and tensor.shape == ()
 
 
 def _wrapper_length(first: str, last: str) -> int:

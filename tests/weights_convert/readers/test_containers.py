@@ -52,6 +52,33 @@ def test_the_choice(case, opened):
     assert (list(checkpoint.choices), checkpoint.container) == (names, selected)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("EMA", "ema_weights", "ema_model_state_dict", "model_ema_state_dict"),
+        *("ema_state", "ema_network", "network_ema", "module_ema", "ema_0.9999"),
+        *("shadow", "averaged_model", "swa_model", "model_averaged", "average"),
+        *("moving_average", "polyak", "Model-EMA", "exponential_moving_averages"),
+    ],
+)
+def test_averages_come_first_whatever_they_are_called(key, opened):
+    for value in ({"model": MODEL, key: AVERAGE}, {key: AVERAGE, "model": MODEL}):
+        assert opened(zip_file(value)).container == key
+
+
+@pytest.mark.parametrize("key", ["non_ema", "no-ema", "schema", "swap", "MODEL"])
+def test_what_is_not_called_averaged_does_not_come_first(key, opened):
+    assert opened(zip_file({"model": MODEL, key: AVERAGE})).container == "model"
+
+
+def test_named_averages_under_the_key_of_nameless_ones(opened):
+    averages = {"decay": 0.999, "num_updates": 7, "shadow_params": AVERAGE}
+    for key in ("ema", "weights"):
+        checkpoint = opened(zip_file({"model": MODEL, key: averages}))
+        assert checkpoint.container == f"{key}/shadow_params"
+        assert_holds(checkpoint, AVERAGE)
+
+
 def test_another_choice(opened):
     data = zip_file({"model": ordered(MODEL), "ema": ordered(AVERAGE)})
     checkpoint = opened(data)
@@ -120,6 +147,19 @@ def test_wrappers_are_taken_off(opened):
     assert_holds(opened(zip_file({"state_dict": wrapped})), MODEL)
     partly = {"module.a": ONES, "b": TWOS}
     assert_holds(opened(zip_file(partly)), partly)
+
+
+def test_the_counter_of_averaged_models_goes_with_their_wrapper(opened):
+    average = {f"module.{name}": array for name, array in AVERAGE.items()}
+    for prefix in ("", "module."):
+        counted = {f"{prefix}n_averaged": np.array(7)}
+        counted |= {f"{prefix}{name}": array for name, array in average.items()}
+        assert_holds(opened(zip_file(counted)), AVERAGE)
+        assert opened(zip_file({"model": MODEL, "other": counted})).container == "other"
+    for kept in ({"n_averaged": np.array(7)} | MODEL, {"n_averaged": np.array(7)}):
+        assert_holds(opened(zip_file(kept)), kept)
+    vector = {"n_averaged": ONES[0]} | average
+    assert_holds(opened(zip_file(vector)), vector)
 
 
 def test_what_stands_beside_is_kept(opened):

@@ -1,5 +1,6 @@
 """What a family of checkpoints is, and the helpers that all families share."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -75,6 +76,120 @@ def required(config: Config, name: str, why: str) -> Any:
     return config[name]
 
 
+def flag(config: Config, name: str, *, default: bool = False) -> bool:
+    """Return a setting that is true or false; null is as good as not given.
+
+    Raises:
+        ConfigError: it is anything else, such as the text "False".
+    """
+    value = config.get(name)
+    if value is None:
+        return default
+    if type(value) is not bool:
+        raise _unfit(name, value, "true or false, not a text or a number")
+    return value
+
+
+def number(config: Config, name: str, default: float | None = None) -> float:
+    """Return a setting that is a number; null is as good as not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = default if config.get(name) is None else config[name]
+    if type(value) is bool or not isinstance(value, int | float) or math.isnan(value):
+        raise _unfit(name, value, "a number")
+    return value
+
+
+def positive(config: Config, name: str, default: float | None = None) -> float:
+    """Return a setting that is a positive number; null is as good as not given.
+
+    Raises:
+        ConfigError: it is none, or infinite.
+    """
+    value = number(config, name, default)
+    if not 0 < value < math.inf:
+        raise _unfit(name, value, "a positive number")
+    return value
+
+
+def whole(config: Config, name: str, default: int | None = None) -> int:
+    """Return a setting that is a whole positive number; null is as not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = default if config.get(name) is None else config[name]
+    if type(value) is not int or value < 1:
+        raise _unfit(name, value, "a whole positive number")
+    return value
+
+
+def listed(config: Config, name: str, entry: Callable[[Config, str], Any]) -> list[Any]:
+    """Return a setting that is a list whose entries `entry` accepts, one or more.
+
+    Raises:
+        ConfigError: it is no list, or an entry is not accepted.
+    """
+    values = config.get(name)
+    if not isinstance(values, list | tuple) or not values:
+        raise _unfit(name, values, "a list")
+    return [entry({f"{name}[{i}]": v}, f"{name}[{i}]") for i, v in enumerate(values)]
+
+
+def image_size(config: Config, name: str, num_levels: int) -> tuple[int, int]:
+    """Return height and width of the images: one number for both, or two.
+
+    Raises:
+        ConfigError: not given, not whole or positive, or the levels cannot halve them.
+    """
+    size = required(config, name, "it is the height and width of the images")
+    is_pair = isinstance(size, list | tuple) and len(size) == 2
+    rows, columns = (
+        whole({name: side}, name) for side in (size if is_pair else (size, size))
+    )
+    unit = 2 ** (num_levels - 1)
+    if rows % unit or columns % unit:
+        raise _unfit(
+            name, size, f"divisible by {unit}, for {num_levels} levels halve the image"
+        )
+    return rows, columns
+
+
+def heads_of_width(config: Config, name: str, width: int) -> int:
+    """Return how many attention heads of a width that is a setting make a layer.
+
+    Raises:
+        ConfigError: they do not fill the layer.
+    """
+    return _divided(name, width, whole(config, name))
+
+
+def number_of_heads(config: Config, name: str, width: int) -> int:
+    """Return a setting that is the number of attention heads of a layer.
+
+    Raises:
+        ConfigError: the layer cannot be cut into so many.
+    """
+    heads = whole(config, name)
+    _divided(name, width, heads)
+    return heads
+
+
+def _divided(name: str, width: int, divisor: int) -> int:
+    if width % divisor:
+        raise ConfigError(
+            f"{name} = {divisor} does not divide the {width} channels of an attention "
+            "layer."
+        )
+    return width // divisor
+
+
+def _unfit(name: str, value: Any, expectation: str) -> ConfigError:
+    return ConfigError(f"{name} = {value!r}; it must be {expectation}.")
+
+
 def number_of_steps(config: Config, name: str) -> int:
     """Return how many noise levels a network was trained on, 1000 by default.
 
@@ -95,9 +210,10 @@ def check_size(shapes: Shapes, num_levels: int, blocks: Any) -> None:
     It would take minutes to build an absurdly large one, only to find that out.
 
     Raises:
-        ConfigError: every block has several tensors, and the file has fewer.
+        ConfigError: the number of blocks is none, or every block has several tensors
+            and the file has fewer.
     """
-    if type(blocks) is not int or num_levels * blocks > len(shapes):
+    if type(blocks) is not int or blocks < 1 or num_levels * blocks > len(shapes):
         raise ConfigError(
             f"the configuration has {num_levels} levels of {blocks!r} blocks; the file "
             f"has {len(shapes)} tensors. Correct layers_per_block."
@@ -152,7 +268,16 @@ def discrete_prior(
 def continuous_prior(
     rule: Preconditioning, sigma_min: float, sigma_max: float
 ) -> dict[str, Any]:
-    """Describe a prior trained on a range of noise levels, for model.json."""
+    """Describe a prior trained on a range of noise levels, for model.json.
+
+    Raises:
+        ConfigError: the range is empty.
+    """
+    if not sigma_min < sigma_max:
+        raise ConfigError(
+            f"sigma_min = {sigma_min!r} and sigma_max = {sigma_max!r}; the first must "
+            "be smaller than the second."
+        )
     return {
         "preconditioning": to_json(rule),
         "sigma_min": sigma_min,

@@ -18,8 +18,9 @@ from weights_convert.families.base import (
     check_channels,
     count,
     discrete_prior,
+    image_size,
+    number,
     number_of_steps,
-    required,
 )
 from weights_convert.families.settings import (
     NAMING,
@@ -152,7 +153,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
             "out_ch": out,
         },
     )
-    size = required(config, "image_size", "it is the height and width of the images")
+    rows, columns = image_size(config, "image_size", len(down))
     return Plan(
         architecture=Architecture.of(
             "ddpm_unet",
@@ -164,7 +165,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
             time={"shift": 1, "sines_first": True},
         ),
         rules=rules(_LAYERS),
-        shape=(size, size, image),
+        shape=(rows, columns, image),
         description=discrete_prior(
             NoisePrediction(betas=_betas(config)), learned_variance=False
         ),
@@ -173,7 +174,8 @@ def plan(shapes: Shapes, config: Config) -> Plan:
 
 def _betas(config: Config) -> Betas:
     name = config.get("beta_schedule", "linear")
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
+    start = number(config, "beta_start", 1e-4)
+    end = number(config, "beta_end", 2e-2)
     recipes = {
         "linear": ("linear", start),
         "quad": ("scaled_linear", start),

@@ -20,7 +20,14 @@ from weights_convert.families.base import (
     check_agreement,
     check_channels,
     check_size,
+    flag,
+    heads_of_width,
+    image_size,
+    listed,
+    number,
+    positive,
     required,
+    whole,
 )
 from weights_convert.families.diffusers_layers import U_NET_LAYERS, u_net_table
 from weights_convert.families.schedulers import schedule as schedule
@@ -102,14 +109,14 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
             f"attn_norm_num_groups = {known['attn_norm_num_groups']!r} cannot be "
             f"converted; only norm_num_groups = {known['norm_num_groups']!r} can."
         )
-    widths = required(config, "block_out_channels", "they are the widths of the levels")
+    required(config, "block_out_channels", "they are the widths of the levels")
+    widths = listed(config, "block_out_channels", whole)
     check_size(shapes, len(widths), known["layers_per_block"])
     down = _levels(known, widths, "down", known["layers_per_block"])
     up = _levels(known, widths[::-1], "up", known["layers_per_block"] + 1)
     film = known["resnet_time_scale_shift"] == "scale_shift"
     norm = not film or known["attn_norm_num_groups"] is not None
-    size = required(config, "sample_size", "it is the height and width of the images")
-    rows, columns = size if isinstance(size, list | tuple) else (size, size)
+    rows, columns = image_size(config, "sample_size", len(widths))
     stem, image = shapes["conv_in.weight"][:2]
     out = shapes["conv_out.weight"][0]
     check_channels(image, out)
@@ -122,18 +129,20 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
             down=down,
             up=up,
             middle={
-                "heads": _heads(known, widths[-1]) if known["add_attention"] else 0,
-                "gain": 1 / known["mid_block_scale_factor"],
+                "heads": _heads(known, widths[-1])
+                if flag(known, "add_attention")
+                else 0,
+                "gain": 1 / positive(known, "mid_block_scale_factor"),
                 "norm": norm,
             },
             style={
-                "groups": known["norm_num_groups"],
-                "epsilon": known["norm_eps"],
+                "groups": whole(known, "norm_num_groups"),
+                "epsilon": positive(known, "norm_eps"),
                 "modulation": "film" if film else "additive",
             },
             time={
-                "shift": known["freq_shift"],
-                "sines_first": not known["flip_sin_to_cos"],
+                "shift": number(known, "freq_shift"),
+                "sines_first": not flag(known, "flip_sin_to_cos"),
             },
             classes=known["num_class_embeds"] or 0,
         ),
@@ -169,8 +178,13 @@ def _levels(
 ) -> list[dict[str, Any]]:
     """Return the fields of `LevelSpec` for encoder or decoder, in their order."""
     types = required(known, f"{way}_block_types", "they say where attention is")
+    if not isinstance(types, list | tuple) or len(types) != len(widths):
+        raise ConfigError(
+            f"{way}_block_types = {types!r}; it must be a list of {len(widths)} types, "
+            "one for each of block_out_channels."
+        )
     levels = []
-    for number, (kind, width) in enumerate(zip(types, widths, strict=True)):
+    for place, (kind, width) in enumerate(zip(types, widths, strict=True)):
         if kind not in _BLOCKS:
             raise ConfigError(
                 f"the block type {kind!r} cannot be converted; known are "
@@ -184,7 +198,7 @@ def _levels(
                 "heads": _heads(known, width) if attends else 0,
                 "resample": (
                     _resampling(known, way, resample)
-                    if number < len(widths) - 1
+                    if place < len(widths) - 1
                     else None
                 ),
             }
@@ -201,8 +215,9 @@ def _resampling(known: Config, way: str, kind: str | None) -> str:
 
 
 def _heads(known: Config, width: int) -> int:
-    head_width = known["attention_head_dim"]
-    return 1 if head_width is None else width // head_width
+    if known["attention_head_dim"] is None:
+        return 1
+    return heads_of_width(known, "attention_head_dim", width)
 
 
 U_NET = Family(

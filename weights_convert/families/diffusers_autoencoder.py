@@ -11,7 +11,13 @@ from weights_convert.families.base import (
     Plan,
     check_agreement,
     check_size,
+    flag,
+    image_size,
+    listed,
+    number,
+    positive,
     required,
+    whole,
 )
 from weights_convert.families.diffusers_layers import (
     AUTOENCODER_LAYERS,
@@ -43,7 +49,8 @@ _BLOCKS = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
 
 def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of an AutoencoderKL."""
-    widths = required(config, "block_out_channels", "they are the widths of the levels")
+    required(config, "block_out_channels", "they are the widths of the levels")
+    widths = listed(config, "block_out_channels", whole)
     blocks = config.get("layers_per_block", 1)
     check_size(shapes, len(widths), blocks)
     levels = [
@@ -53,7 +60,7 @@ def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
     stem, image = shapes["encoder.conv_in.weight"][:2]
     features = shapes["decoder.conv_in.weight"][1]
     latent = shapes.get("post_quant_conv.weight", (0, features))[1]
-    size = required(config, "sample_size", "it is the height and width of the images")
+    rows, columns = image_size(config, "sample_size", len(widths))
     quantised = "quant_conv.weight" in shapes
     says = {
         "in_channels": image,
@@ -69,12 +76,12 @@ def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
             "autoencoder_kl",
             channels=[image, stem, features, latent],
             levels=levels,
-            middle_heads=int(config.get("mid_block_add_attention", True)),
+            middle_heads=int(flag(config, "mid_block_add_attention", default=True)),
             quantised=quantised,
-            groups=config.get("norm_num_groups", 32),
+            groups=whole(config, "norm_num_groups", 32),
         ),
         rules=rules(AUTOENCODER_LAYERS),
-        shape=(size, size, image),
+        shape=(rows, columns, image),
         kind=AUTOENCODER,
         description=_units(config, latent),
     )
@@ -88,16 +95,18 @@ def _units(config: Config, channels: int) -> dict[str, Any]:
     Raises:
         ConfigError: they contradict each other or the number of channels.
     """
-    scaling = config.get("scaling_factor", 0.18215)
+    scaling = positive(config, "scaling_factor", 0.18215)
     mean, std = config.get("latents_mean"), config.get("latents_std")
-    shift = config.get("shift_factor")
+    shift = number(config, "shift_factor", 0.0)
     if mean is None and std is None:
-        return {"scaling_factor": scaling, "shift": shift or 0.0}
+        return {"scaling_factor": scaling, "shift": shift}
     if mean is None or std is None or shift:
         raise ConfigError(
             f"latents_mean = {mean}, latents_std = {std}, shift_factor = {shift} "
             "cannot be converted; give both of the former, or shift_factor alone."
         )
+    mean = listed(config, "latents_mean", number)
+    std = listed(config, "latents_std", number)
     if len(mean) != channels or len(std) != channels or 0 in std:
         raise ConfigError(
             f"latents_mean = {mean}, latents_std = {std}; they must hold one number "
@@ -105,7 +114,7 @@ def _units(config: Config, channels: int) -> dict[str, Any]:
         )
     return {
         "scaling_factor": [scaling / deviation for deviation in std],
-        "shift": list(mean),
+        "shift": mean,
     }
 
 

@@ -13,6 +13,7 @@ from weights_convert.families.base import (
     Plan,
     check_agreement,
     required,
+    whole,
 )
 from weights_convert.families.settings import NAMING, Only, Settings, flattened, names
 from weights_convert.mapping import Layer, Rule, Shapes, rules
@@ -61,7 +62,8 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         "num_classes": widths[4],
     }
     check_agreement(config, says)
-    size = required(config, "image_size", "it is the height and width of the images")
+    required(config, "image_size", "it is the height and width of the images")
+    size = whole(config, "image_size")
     return Plan(
         architecture=Architecture.of(
             "digit_classifier",

@@ -27,8 +27,11 @@ from weights_convert.families.base import (
     continuous_prior,
     count,
     discrete_prior,
+    number,
     number_of_steps,
+    positive,
     required,
+    whole,
 )
 from weights_convert.families.settings import (
     COMPUTING,
@@ -231,8 +234,8 @@ def _check(config: Config, name: str, arguments: dict[str, Any]) -> None:
     if name == "song_unet":
         says["embedding_type"] = arguments["embedding"]["kind"]
         says["encoder_type"] = arguments["encoder"]
-    base = config.get("model_channels")
-    if base is not None:
+    if config.get("model_channels") is not None:
+        base = whole(config, "model_channels")
         says["channel_mult"] = [width / base for width in widths]
     check_agreement(config, says)
 
@@ -244,7 +247,7 @@ def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
     """
     name = required(config, "class_name", "it names the preconditioning")
     if name == "EDMPrecond":
-        edm = EDMPreconditioning(sigma_data=config.get("sigma_data", 0.5))
+        edm = EDMPreconditioning(sigma_data=positive(config, "sigma_data", 0.5))
         return continuous_prior(edm, *_within(config, 0.002, 80.0))
     if name == "VPPrecond":
         return _variance_preserving(config)
@@ -262,27 +265,25 @@ def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
 
 
 def _variance_preserving(config: Config) -> dict[str, Any]:
-    least = config.get("beta_min", 0.1)
+    least = number(config, "beta_min", 0.1)
     rule = VPPreconditioning(
         beta_min=least,
-        beta_max=least + config.get("beta_d", 19.9),
+        beta_max=least + positive(config, "beta_d", 19.9),
         label_scale=number_of_steps(config, "M") - 1,
     )
     sigma = VP(beta_min=rule.beta_min, beta_max=rule.beta_max).sigma
     supported = {
-        "sigma_min": float(sigma(config.get("epsilon_t", 1e-5))),
+        "sigma_min": float(sigma(number(config, "epsilon_t", 1e-5))),
         "sigma_max": float(sigma(1.0)),
     }
     return continuous_prior(rule, *_within(supported, 0.002, 150.0))
 
 
-def _within(
-    supported: Config, sigma_min: float, sigma_max: float
-) -> tuple[float, float]:
+def _within(supported: Config, least: float, most: float) -> tuple[float, float]:
     """Return a range of noise levels, cut to what is supported."""
     return (
-        max(sigma_min, supported.get("sigma_min", sigma_min)),
-        min(sigma_max, supported.get("sigma_max", sigma_max)),
+        max(least, number(supported, "sigma_min", least)),
+        min(most, number(supported, "sigma_max", most)),
     )
 
 

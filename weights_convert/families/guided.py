@@ -22,6 +22,11 @@ from weights_convert.families.base import (
     check_channels,
     continuous_prior,
     count,
+    flag,
+    heads_of_width,
+    image_size,
+    number_of_heads,
+    positive,
     required,
 )
 from weights_convert.families.guided_layers import (
@@ -47,7 +52,13 @@ def settings(config: Config) -> dict[str, Any]:
     known = flattened(config, _SECTIONS)
     multipliers = known.get("channel_mult")
     if isinstance(multipliers, str):  # as the scripts take it; "" means by image size
-        known["channel_mult"] = [int(m) for m in multipliers.split(",") if m] or None
+        words = [word.strip() for word in multipliers.split(",") if word.strip()]
+        if not all(word.isdecimal() for word in words):
+            raise ConfigError(
+                f"channel_mult = {multipliers!r}; it must be whole numbers with commas "
+                "between them."
+            )
+        known["channel_mult"] = [int(word) for word in words] or None
     return known
 
 
@@ -80,24 +91,29 @@ def structure(shapes: Shapes, num_levels: int, entries: int) -> dict[str, Any]:
 def _with_heads(found: dict[str, Any], config: Config) -> dict[str, Any]:
     """Fill in the numbers of heads; remove the note on where attention is."""
     attended = found.pop("attended")
-    up = config.get("num_heads_upsample", -1)
+    has_own_up = not _is_left(config, "num_heads_upsample")
+    by_number = _is_left(config, "num_head_channels")
     for level, attends in zip(found["levels"], attended, strict=True):
         heads = _heads(config, level["width"]) if attends else 0
-        by_width = config.get("num_head_channels", -1) != -1
         level["heads"] = heads
-        level["heads_up"] = heads if by_width or up == -1 else up * bool(heads)
+        level["heads_up"] = heads
+        if has_own_up and by_number and attends:
+            level["heads_up"] = number_of_heads(
+                config, "num_heads_upsample", level["width"]
+            )
     return found | {"middle_heads": _heads(config, found["levels"][-1]["width"])}
 
 
 def _heads(config: Config, width: int) -> int:
-    if config.get("num_head_channels", -1) == -1:
-        return required(config, "num_heads", "it is the number of attention heads")
-    if width % config["num_head_channels"]:
-        raise ConfigError(
-            f"num_head_channels = {config['num_head_channels']} does not divide the "
-            f"{width} channels of an attention layer."
-        )
-    return width // config["num_head_channels"]
+    if not _is_left(config, "num_head_channels"):
+        return heads_of_width(config, "num_head_channels", width)
+    required(config, "num_heads", "it is the number of attention heads")
+    return number_of_heads(config, "num_heads", width)
+
+
+def _is_left(config: Config, name: str) -> bool:
+    """Return whether a number of heads or their width is left to another setting."""
+    return config.get(name) in (None, -1)
 
 
 def _says(found: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -139,9 +155,9 @@ def _u_net(shapes: Shapes, config: Config) -> tuple[dict[str, Any], tuple[int, .
     }
     check_channels(*channels)
     check_agreement(config, says)
-    size = required(config, "image_size", "it is the height and width of the images")
+    rows, columns = image_size(config, "image_size", len(found["levels"]))
     arguments = _with_heads(found, config) | {"channels": channels, "classes": classes}
-    return arguments, (size, size, channels[0])
+    return arguments, (rows, columns, channels[0])
 
 
 def plan_u_net(shapes: Shapes, config: Config) -> Plan:
@@ -162,8 +178,11 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
 def plan_consistency(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a consistency model, or of its EDM teacher."""
     arguments, shape = _u_net(shapes, config)
-    data = {"sigma_data": config.get("sigma_data", 0.5), "noise_gain": 250.0}
-    least = config.get("sigma_min", 0.002)
+    data = {"sigma_data": positive(config, "sigma_data", 0.5), "noise_gain": 250.0}
+    least, most = (
+        positive(config, "sigma_min", 0.002),
+        positive(config, "sigma_max", 80.0),
+    )
     rule = (
         ConsistencyPreconditioning(sigma_min=least, **data)
         if _is_student(config)
@@ -174,23 +193,27 @@ def plan_consistency(shapes: Shapes, config: Config) -> Plan:
         architecture=architecture,
         rules=consistency_table(architecture, None),
         shape=shape,
-        description=continuous_prior(rule, least, config.get("sigma_max", 80.0)),
+        description=continuous_prior(rule, least, most),
     )
 
 
 def _is_student(config: Config) -> bool:
     """Return whether the network has the boundary condition, as its project decides."""
     if config.get("distillation") is not None:
-        return bool(config["distillation"])
-    return "consistency" in config.get("training_mode", "consistency")
+        return flag(config, "distillation")
+    return "consistency" in str(config.get("training_mode") or "consistency")
 
 
 def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of the classifier of noisy images."""
     pixels = shapes["out.2.positional_embedding"][1] - 1
-    size = required(config, "image_size", "it is the height and width of the images")
-    halvings = size**2 // pixels
-    num_levels = 1 + (halvings.bit_length() - 1) // 2
+    rows, columns = image_size(config, "image_size", 1)
+    num_levels = 1 + max(0, (rows * columns // pixels).bit_length() - 1) // 2
+    if rows * columns != pixels * 4 ** (num_levels - 1):
+        raise ConfigError(
+            f"image_size = {config['image_size']!r}; the classifier pools {pixels} "
+            "pixels, and halving such images does not lead there."
+        )
     entries = count(shapes, "input_blocks.{}.")
     found = structure(shapes, num_levels, entries)
     bottom = found["levels"][-1]["width"]
@@ -198,9 +221,8 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     says["out_channels"] = shapes["out.2.c_proj.weight"][0]
     named = {name: says[own] for own, name in FLAGS.items() if own in says}
     check_agreement(config, says | named)
-    heads = bottom // required(
-        config, "num_head_channels", "it is the width of an attention head"
-    )
+    required(config, "num_head_channels", "it is the width of an attention head")
+    heads = heads_of_width(config, "num_head_channels", bottom)
     arguments = _with_heads(found, config) | {
         "channels": shapes["input_blocks.0.0.weight"][1],
         "pool": {
@@ -210,7 +232,7 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
         },
     }
     architecture = Architecture.of("adm_classifier", **arguments)
-    if config.get("rescale_timesteps") and steps_of(config) != 1000:
+    if flag(config, "rescale_timesteps") and steps_of(config) != 1000:
         raise ConfigError(
             "rescale_timesteps = true of a classifier cannot be converted unless there "
             "are 1000 steps: it is asked with the time label that it is given. Give "
@@ -220,14 +242,14 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     return Plan(
         architecture=architecture,
         rules=classifier_table(architecture, order),
-        shape=(size, size, arguments["channels"]),
+        shape=(rows, columns, arguments["channels"]),
         kind=CLASSIFIER,
         order=order,
     )
 
 
 def _order(config: Config) -> str:
-    return "new" if config.get("use_new_attention_order", False) else "legacy"
+    return "new" if flag(config, "use_new_attention_order") else "legacy"
 
 
 def _is_guided(shapes: Shapes) -> bool:

@@ -12,6 +12,7 @@ from weights_convert.families.base import (
     Config,
     ConfigError,
     discrete_prior,
+    flag,
     number_of_steps,
 )
 
@@ -27,7 +28,7 @@ def prior(config: Config, seen: int, out: int) -> dict[str, Any]:
     steps = steps_of(config)
     rule = _prediction(config)(
         betas=_betas(config, steps),
-        label_scale=1000 / steps if config.get("rescale_timesteps") else 1.0,
+        label_scale=1000 / steps if flag(config, "rescale_timesteps") else 1.0,
     )
     return discrete_prior(rule, learned_variance=out == 2 * seen)
 
@@ -57,9 +58,10 @@ def _betas(config: Config, steps: int) -> Betas:
 
 def _prediction(config: Config) -> type[DiscretePreconditioning]:
     """Return what the network predicts, named in either way."""
-    by_flag = "start_x" if config.get("predict_xstart") else "epsilon"
+    by_flag = "start_x" if flag(config, "predict_xstart") else "epsilon"
     name = config.get("model_mean_type") or by_flag
-    if name not in _PREDICTIONS or (name != by_flag and "predict_xstart" in config):
+    is_flagged = config.get("predict_xstart") is not None
+    if name not in _PREDICTIONS or (name != by_flag and is_flagged):
         raise ConfigError(
             f"model_mean_type = {name!r} with predict_xstart = "
             f"{config.get('predict_xstart', 'not given')} cannot be converted; known "
@@ -70,7 +72,7 @@ def _prediction(config: Config) -> type[DiscretePreconditioning]:
 
 def remarks(config: Config) -> tuple[str, ...]:
     """Return what was assumed although two projects differ in it."""
-    if steps_of(config) == 1000 or "rescale_timesteps" in config:
+    if steps_of(config) == 1000 or config.get("rescale_timesteps") is not None:
         return ()
     return (
         "rescale_timesteps is not given and is taken for false, as in "

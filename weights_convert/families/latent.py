@@ -15,7 +15,8 @@ from weights_convert.families.base import (
     Family,
     Plan,
     check_agreement,
-    required,
+    image_size,
+    positive,
 )
 from weights_convert.families.ddpm import DOWN, ENDS, MIDDLE, UP, encoder_levels
 from weights_convert.families.settings import (
@@ -134,8 +135,8 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         "embed_dim": latent,
     }
     check_agreement(config, says)
-    scale = config.get(_SCALE, 0.18215)
-    size = required(config, "resolution", "it is the height and width of the images")
+    scale = positive(config, _SCALE, 0.18215)
+    rows, columns = image_size(config, "resolution", len(levels))
     return Plan(
         architecture=Architecture.of(
             "autoencoder_kl",
@@ -146,7 +147,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
             groups=32,
         ),
         rules=prefixed(prefix, rules(_CODERS)),
-        shape=(size, size, image),
+        shape=(rows, columns, image),
         kind=AUTOENCODER,
         description={"scaling_factor": scale},
         constants={_SCALE: np.asarray(scale, np.float32)} if _SCALE in shapes else {},

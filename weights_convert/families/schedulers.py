@@ -24,7 +24,11 @@ from weights_convert.families.base import (
     ConfigError,
     continuous_prior,
     discrete_prior,
+    flag,
+    listed,
+    number,
     number_of_steps,
+    positive,
 )
 from weights_convert.families.scheduler_classes import (
     CONSISTENCY,
@@ -87,15 +91,14 @@ def schedule(scheduler: Config) -> Betas:
     """
     DISCRETE_SETTINGS.check(scheduler)
     if scheduler.get("trained_betas") is not None:
-        return Betas.of("table", table=scheduler["trained_betas"])
-    known = {
+        return Betas.of("table", table=listed(scheduler, "trained_betas", number))
+    usual: dict[str, Any] = {
         "beta_schedule": "linear",
         "beta_start": 1e-4,
         "beta_end": 2e-2,
-        **DISCRETE[_class_of(scheduler)],
-        **scheduler,
     }
-    name = known["beta_schedule"]
+    usual |= DISCRETE[_class_of(scheduler)]
+    name = scheduler.get("beta_schedule", usual["beta_schedule"])
     if name not in _RECIPES:
         raise ConfigError(
             f"beta_schedule = {name!r} cannot be converted; known are "
@@ -104,8 +107,8 @@ def schedule(scheduler: Config) -> Betas:
     return Betas.of(
         _RECIPES[name],
         num_timesteps=number_of_steps(scheduler, "num_train_timesteps"),
-        start=known["beta_start"],
-        end=known["beta_end"],
+        start=number(scheduler, "beta_start", usual["beta_start"]),
+        end=number(scheduler, "beta_end", usual["beta_end"]),
     )
 
 
@@ -148,7 +151,7 @@ def _class_of(scheduler: Config) -> str:
 def _discrete(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
     prediction = scheduler.get("prediction_type")
     if prediction is None:  # named otherwise until late 2022
-        is_noise = scheduler.get("predict_epsilon", True)
+        is_noise = flag(scheduler, "predict_epsilon", default=True)
         prediction = "epsilon" if is_noise else "sample"
     if prediction not in _PREDICTIONS:
         raise ConfigError(
@@ -174,20 +177,23 @@ def _discrete(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
 
 
 def _edm(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
-    rule = EDMPreconditioning(sigma_data=scheduler.get("sigma_data", 0.5))
+    rule = EDMPreconditioning(sigma_data=positive(scheduler, "sigma_data", 0.5))
     return continuous_prior(rule, *_range(scheduler))
 
 
 def _consistency(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
     least, most = _range(scheduler)
     rule = ConsistencyPreconditioning(
-        sigma_data=scheduler.get("sigma_data", 0.5), sigma_min=least, noise_gain=250.0
+        sigma_data=positive(scheduler, "sigma_data", 0.5),
+        sigma_min=least,
+        noise_gain=250.0,
     )
     return continuous_prior(rule, least, most)
 
 
 def _range(scheduler: Config) -> tuple[float, float]:
-    return scheduler.get("sigma_min", 0.002), scheduler.get("sigma_max", 80.0)
+    least = positive(scheduler, "sigma_min", 0.002)
+    return least, positive(scheduler, "sigma_max", 80.0)
 
 
 _KINDS: tuple[tuple[tuple[str, ...], Settings, _Describe], ...] = (

@@ -40,7 +40,7 @@ _DIFFUSERS = {
     "scheduler": {"beta_schedule": "linear", "num_train_timesteps": 10},
 }
 _EDM = {"class_name": "EDMPrecond", "img_resolution": 8, "label_dim": 3}
-_GUIDED = {"image_size": 8, "num_heads": 2, "diffusion_steps": 10}
+_GUIDED = {"image_size": 8, "num_heads": 2, "diffusion_steps": 30}
 
 
 def _exported(family: str, name: str, **arguments: Any) -> dict[str, np.ndarray]:

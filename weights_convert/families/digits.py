@@ -9,6 +9,7 @@ from diffctl.nets.architecture import Architecture
 from weights_convert.families.base import (
     CLASSIFIER,
     Config,
+    ConfigError,
     Family,
     Plan,
     check_agreement,
@@ -64,13 +65,18 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     check_agreement(config, says)
     required(config, "image_size", "it is the height and width of the images")
     size = whole(config, "image_size")
+    padding = required(config, "padding", "it is the convolutions' padding")
+    if type(padding) is not int or padding < 0:
+        raise ConfigError(
+            f"padding = {padding!r}; it must be a whole number, 0 or more."
+        )
     return Plan(
         architecture=Architecture.of(
             "digit_classifier",
             size=size,
             widths=widths,
             kernel=kernel,
-            padding=required(config, "padding", "it is the convolutions' padding"),
+            padding=padding,
         ),
         rules=rules(_LAYERS),
         shape=(size, size, image),

@@ -149,5 +149,5 @@ def test_numbers_of_a_network_fit_it(claims, config, message):
 def test_padding_is_a_whole_number(padding):
     shapes = {"conv1": (4, 1, 3, 3), "conv2": (8, 4, 3, 3), "fc1": (9, 392)}
     claims = {f"{n}.weight": Claim(s) for n, s in (shapes | {"fc2": (10, 9)}).items()}
-    with pytest.raises(ConfigError, match="padding = .*; it must be a whole number"):
+    with pytest.raises(ConfigError, match=r"padding = .*; it must be a whole number"):
         prepare(claims, {"image_size": 28, "padding": padding})

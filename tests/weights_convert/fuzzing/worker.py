@@ -33,7 +33,7 @@ READING = {"mmap.__new__", "builtins.id"}
 WRITING = {
     *("object.__getattr__", "object.__setattr__", "sys._getframe", "tempfile.mkdtemp"),
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.scandir"),
-    *("os.listdir", "shutil.rmtree"),
+    *("os.listdir", "shutil.rmtree", "fcntl.flock", "pathlib.Path.rglob"),
 }
 READ_ONLY = os.O_RDONLY | os.O_CLOEXEC
 OUT = "out"
@@ -82,7 +82,7 @@ class Watch:
 
     def _stays(self, event: str, args: tuple[Any, ...]) -> bool:
         """Return whether the paths of an event lie in the folder."""
-        if not event.startswith(("os.", "shutil.", "tempfile.")):
+        if not event.startswith(("os.", "shutil.", "tempfile.", "pathlib.")):
             return True
         return all(self._inside(part) for part in args if isinstance(part, str | Path))
 

@@ -33,7 +33,8 @@ READING = {"mmap.__new__", "builtins.id"}
 WRITING = {
     *("object.__getattr__", "object.__setattr__", "sys._getframe", "tempfile.mkdtemp"),
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.scandir"),
-    *("os.listdir", "shutil.rmtree", "fcntl.flock", "pathlib.Path.rglob"),
+    *("os.listdir", "shutil.rmtree", "fcntl.flock"),
+    *("pathlib.Path.glob", "pathlib.Path.rglob"),
     # The command runs in a thread of its own, so that Ctrl-C is answered.
     *("_thread.start_new_thread", "_thread.start_joinable_thread"),
 }
@@ -86,7 +87,7 @@ class Watch:
         """Return whether the paths of an event lie in the folder."""
         if not event.startswith(("os.", "shutil.", "tempfile.", "pathlib.")):
             return True
-        paths = args[:1] if event == "pathlib.Path.rglob" else args  # and a pattern
+        paths = args[:1] if event.startswith("pathlib.") else args  # and a pattern
         return all(self._inside(part) for part in paths if isinstance(part, str | Path))
 
 

@@ -6,6 +6,7 @@ solve that is compiled already pays nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +63,8 @@ class Solve(NamedTuple):
 
     @property
     def signal(self) -> jax.Array:
-        return self.array(self.prior.shape)
+        # The operator's, which is the prior's, but a plain prior may trace its own.
+        return self.array(self.operator.shape)
 
     @property
     def level(self) -> jax.Array:
@@ -277,8 +279,9 @@ def _can_call(solver: Solver, kind: type) -> bool:
 
 def _check(owner: Any, promises: Iterable[Promise], solve: Solve) -> None:
     for promise in promises:
-        found = jax.eval_shape(promise.call, solve)
-        expected = jax.eval_shape(promise.result, solve)
+        # Closed over, since as an argument the operator's shape might be traced, too.
+        found = jax.eval_shape(partial(promise.call, solve))
+        expected = jax.eval_shape(partial(promise.result, solve))
         if _signature(found) != _signature(expected):
             raise ValueError(
                 f"{promise.name} of {type(owner).__name__} returns {_words(found)}; "

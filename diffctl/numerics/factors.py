@@ -150,7 +150,7 @@ def inverse_values(s: jax.Array, cutoff: Any = 0.0) -> jax.Array:
     Also where it is at or below `cutoff` times the largest.
     """
     tiny = jnp.maximum(rounding_level(s), cutoff * jnp.max(s, initial=0.0))
-    return jnp.where(s > tiny, 1 / jnp.where(s > tiny, s, 1), 0)
+    return _inverse(s, tiny)
 
 
 def _inverse_gaps(values: jax.Array) -> jax.Array:

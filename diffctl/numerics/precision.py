@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.numerics.dtypes import default_float
+
 
 def as_computed(value: Any, dtype: Any = None) -> np.ndarray:
     """Return concrete numbers rounded to the precision in which they are computed with.
@@ -23,7 +25,7 @@ def as_computed(value: Any, dtype: Any = None) -> np.ndarray:
         keeps = isinstance(value, jax.Array) and jnp.issubdtype(
             value.dtype, jnp.floating
         )
-        dtype = value.dtype if keeps else jax.dtypes.canonicalize_dtype(float)
+        dtype = value.dtype if keeps else default_float()
     with np.errstate(over="ignore", under="ignore"):
         cast = np.asarray(value).astype(dtype)
     return np.where(np.abs(cast) < jnp.finfo(dtype).tiny, np.zeros_like(cast), cast)

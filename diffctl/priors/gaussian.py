@@ -22,6 +22,7 @@ from jax import lax
 
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
+from diffctl.numerics.concrete import is_known
 from diffctl.numerics.factors import eigensystem, log_determinant, shifted_solve
 from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.precision import as_computed
@@ -60,7 +61,7 @@ class GaussianPrior(NoisyDensityPrior):
                 not symmetric and positive semi-definite.
         """
         mean = _on_host(mean)
-        if not _is_traced(mean) and not np.all(np.isfinite(as_computed(mean))):
+        if is_known(mean) and not np.all(np.isfinite(as_computed(mean))):
             raise ValueError("mean has non-finite entries.")
         covariance = _on_host(covariance)
         _check_covariance(covariance, mean.size)
@@ -244,18 +245,14 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
-def _is_traced(array: Any) -> bool:
-    return isinstance(array, jax.core.Tracer)
-
-
 def _on_host(array: Any) -> Any:
     """Return `array` in float64 on the host, a traced one as it is."""
-    return array if _is_traced(array) else np.asarray(array, dtype=np.float64)
+    return np.asarray(array, dtype=np.float64) if is_known(array) else array
 
 
 def _factorised(covariance: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the eigensystem and the remainder of a covariance (d, d)."""
-    if _is_traced(covariance):
+    if not is_known(covariance):
         values, vectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
         return eigensystem(covariance, jnp.maximum(values, 0), vectors)
     values, vectors = np.linalg.eigh(covariance)
@@ -269,7 +266,7 @@ def _check_covariance(covariance: Any, size: int) -> None:
             f"covariance must have shape {(size, size)}, the square of the size of the "
             f"mean; got {covariance.shape}."
         )
-    if _is_traced(covariance):
+    if not is_known(covariance):
         return
     if not np.all(np.isfinite(as_computed(covariance))):
         raise ValueError("covariance has non-finite entries.")

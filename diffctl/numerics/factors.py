@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffctl.numerics.safe import safe_divide
+from diffctl.numerics.safe import binary_scale, safe_divide
 from diffctl.numerics.tangents import tangent_product, with_tangent_of
 
 _HIGHEST = lax.Precision.HIGHEST
@@ -43,6 +43,15 @@ def eigensystem(matrix: jax.Array, values: jax.Array, vectors: jax.Array) -> Sys
     turned = _matmul(vectors.T, _matmul(_symmetric(matrix), vectors))
     remainder = jnp.zeros_like(matrix)
     return values, vectors, with_tangent_of(remainder, turned - jnp.diag(values))
+
+
+def psd_eigensystem(matrix: jax.Array) -> System:
+    """Return w, V and R as `eigensystem`, of a positive semi-definite C, (d, d).
+
+    Rounding below zero is clipped.
+    """
+    values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
+    return eigensystem(matrix, jnp.maximum(values, 0), vectors)
 
 
 def shifted_solve(
@@ -149,8 +158,10 @@ def inverse_values(s: jax.Array, cutoff: Any = 0.0) -> jax.Array:
 
     Also where it is at or below `cutoff` times the largest.
     """
+    unit = binary_scale(s)  # 1 / s^2, the derivative, may overflow
+    s = s / unit
     tiny = jnp.maximum(rounding_level(s), cutoff * jnp.max(s, initial=0.0))
-    return _inverse(s, tiny)
+    return _inverse(s, tiny) / unit
 
 
 def _inverse_gaps(values: jax.Array) -> jax.Array:

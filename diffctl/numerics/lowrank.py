@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from diffctl.numerics.factors import eigensystem
+from diffctl.numerics.factors import psd_eigensystem
 from diffctl.numerics.safe import safe_divide, safe_sqrt
 
 HIGHEST = lax.Precision.HIGHEST
@@ -60,8 +60,7 @@ def psd_factor(matrix: jax.Array) -> jax.Array:
     dL L^T + L dL^T = dC, also where eigenvalues coincide (there of first order only),
     but for changes within the null space of C, which L has no derivative in.
     """
-    values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
-    values, vectors, remainder = eigensystem(matrix, jnp.maximum(values, 0), vectors)
+    values, vectors, remainder = psd_eigensystem(matrix)
     roots = safe_sqrt(values)
     slopes = safe_divide(1, roots[:, None] + roots[None, :])
     return _matmul(vectors, jnp.diag(roots) + slopes * remainder)

@@ -23,7 +23,12 @@ from jax import lax
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
 from diffctl.numerics.concrete import is_known
-from diffctl.numerics.factors import eigensystem, log_determinant, shifted_solve
+from diffctl.numerics.factors import (
+    eigensystem,
+    log_determinant,
+    psd_eigensystem,
+    shifted_solve,
+)
 from diffctl.numerics.normal import standard_normal
 from diffctl.numerics.precision import as_computed
 from diffctl.numerics.safe import safe_divide, safe_sqrt
@@ -160,12 +165,46 @@ class GaussianPrior(NoisyDensityPrior):
 
         Arguments as in `posterior`.
         """
+        residual = self._residual(y, matrix)
+        white, log_scales = self.whitened_evidence(residual, matrix, noise_std)
+        constant = white.size * math.log(2 * math.pi)
+        return -(constant + jnp.sum(log_scales) + jnp.sum(white**2)) / 2
+
+    def whitened(
+        self, columns: jax.Array, sigma: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return W u, W^T W = (C + sigma^2 I)^{-1}, and the logs of the eigenvalues.
+
+        For values only: the derivative in C is not that of W at repeated eigenvalues.
+
+        Args:
+            columns: u, flattened differences of signals, (d, j).
+            sigma: noise level, (); sigma^2 + eigenvalues > 0.
+
+        Returns:
+            W u, (d, j), and log(w + sigma^2), (d,).
+        """
+        variance = self.eigenvalues + sigma**2
+        turned = _matmul(self.eigenvectors.T, columns)
+        return turned / jnp.sqrt(variance)[:, None], jnp.log(variance)
+
+    def whitened_evidence(
+        self, residual: jax.Array, matrix: jax.Array, noise_std: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return W r, W^T W = M^{-1} of (5), and logs that add up to log det M.
+
+        Args:
+            residual: r, (m,) or in columns (m, j).
+            matrix: A, (m, d), acting on the flattened signal.
+            noise_std: s > 0, (), on the [-1, 1] scale.
+
+        Returns:
+            W r, of the shape of r, and the logs, (m,).
+        """
         covariance = self._measurement_covariance(matrix, noise_std)
         lower = jnp.linalg.cholesky(covariance)
-        residual = self._residual(y, matrix)
         white = jax.scipy.linalg.solve_triangular(lower, residual, lower=True)
-        log_det = jnp.sum(jnp.log(jnp.diagonal(lower)))
-        return -(white.size * math.log(2 * math.pi) + jnp.sum(white**2)) / 2 - log_det
+        return white, 2 * jnp.log(jnp.diagonal(lower))
 
     def _conditioned(
         self, y: jax.Array, matrix: jax.Array, noise_std: jax.Array
@@ -253,8 +292,7 @@ def _on_host(array: Any) -> Any:
 def _factorised(covariance: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the eigensystem and the remainder of a covariance (d, d)."""
     if not is_known(covariance):
-        values, vectors = jnp.linalg.eigh(lax.stop_gradient(covariance))
-        return eigensystem(covariance, jnp.maximum(values, 0), vectors)
+        return psd_eigensystem(covariance)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = jnp.asarray(np.maximum(values, 0)), jnp.asarray(vectors)
     return values, vectors, jnp.zeros_like(vectors)

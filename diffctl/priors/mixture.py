@@ -6,9 +6,17 @@ With x0 ~ sum_k pi_k N(m_k, C_k) and x = x0 + sigma * eps:
 2. denoise    D(x) = sum_k r_k(x) D_k(x), D_k the Gaussian denoiser of component k
 3. posterior  components by the Gaussian rule, weights proportional to
               pi_k N(y; A m_k, A C_k A^T + s^2 I)
+4. excess     |x - m_k|_k^2 - |x - m_n|_n^2
+                  = sum (W_k g - W_n g) (W_k g + W_n g) - sum W_k h (2 W_k g - W_k h),
+              g = x - m_n, h = m_k - m_n, |u|_k = |W_k u|, n the likeliest component
+
+The squared distances of (1) and (3) may be millions where two components are equally
+likely. (4) is what they differ by, summed entry by entry, so that float32 does not lose
+it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +25,12 @@ import numpy as np
 
 from diffctl.core import NoisyDensityPrior
 from diffctl.diffusion.conversions import score_from_x0
+from diffctl.numerics.concrete import is_known
+from diffctl.numerics.tangents import with_tangent_of
 from diffctl.priors.gaussian import GaussianPrior
 from diffctl.pytree import pytree_dataclass, static
+
+Whitening = Callable[[GaussianPrior, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def normalised_log(weights: Any) -> np.ndarray | jax.Array:
@@ -30,7 +42,7 @@ def normalised_log(weights: Any) -> np.ndarray | jax.Array:
     Raises:
         ValueError: a weight is negative or not finite, or all are 0.
     """
-    if isinstance(weights, jax.core.Tracer):
+    if not is_known(weights):
         return jnp.log(weights / jnp.sum(weights))
     weights = np.asarray(weights, dtype=np.float64)
     largest = weights.max(initial=0.0)
@@ -84,7 +96,7 @@ class GaussianMixturePrior(NoisyDensityPrior):
 
     def log_responsibilities(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         """Return log p(component | x) at noise level `sigma`, (K,), by (1)."""
-        return jax.nn.log_softmax(self._log_joint(x, sigma))
+        return jax.nn.log_softmax(self._compared(x, sigma)[1])
 
     def denoise(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         estimates = jax.vmap(lambda part: part.denoise(x, sigma))(self.components)
@@ -97,7 +109,8 @@ class GaussianMixturePrior(NoisyDensityPrior):
 
     def log_density(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
         """Return log p_sigma(x), ()."""
-        return jax.nn.logsumexp(self._log_joint(x, sigma))
+        likeliest, log_ratios = self._compared(x, sigma)
+        return likeliest + jax.nn.logsumexp(log_ratios)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw a clean signal, (*shape)."""
@@ -136,12 +149,58 @@ class GaussianMixturePrior(NoisyDensityPrior):
             return part.posterior(y, matrix, noise_std), evidence
 
         components, evidence = jax.vmap(update)(self.components)
+        _, log_ratios = self._against_likeliest(
+            evidence,
+            lambda part, columns: part.whitened_evidence(columns, matrix, noise_std),
+            y,
+            lambda means: jnp.matmul(means, matrix.T, precision="highest"),
+        )
         return GaussianMixturePrior(
-            log_weights=jax.nn.log_softmax(self.log_weights + evidence),
+            log_weights=jax.nn.log_softmax(log_ratios),
             components=components,
             shape=self.shape,
         )
 
-    def _log_joint(self, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        densities = jax.vmap(lambda part: part.log_density(x, sigma))(self.components)
-        return self.log_weights + densities
+    def _compared(self, x: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return log pi_n N_n(x), (), and the logs of pi_k N_k(x) over it, (K,)."""
+        return self._against_likeliest(
+            jax.vmap(lambda part: part.log_density(x, sigma))(self.components),
+            lambda part, columns: part.whitened(columns, sigma),
+            x.reshape(-1),
+            lambda means: means,
+        )
+
+    def _against_likeliest(
+        self,
+        densities: jax.Array,
+        whiten: Whitening,
+        point: jax.Array,
+        project: Callable[[jax.Array], jax.Array],
+    ) -> tuple[jax.Array, jax.Array]:
+        """Compare the components at a point by (4).
+
+        Args:
+            densities: log N_k(point), (K,): right in their derivatives and, each by
+                itself, in value.
+            whiten: from a component and columns (m, j) to W_k times them, (m, j), and
+                the logs of the eigenvalues of its covariance or of other numbers of
+                the same product, (m,).
+            point: x or y, (m,).
+            project: from flattened signals (..., d) to the space of `point`.
+
+        Returns:
+            log pi_n N_n, (), of the likeliest, and the logs of pi_k N_k over it, (K,).
+        """
+        joint = self.log_weights + densities
+        n = jnp.argmax(joint)
+        means = self.components.mean.reshape(joint.size, -1)
+        gap = point - project(means[n])
+        shifts = project(means - means[n][None])
+        columns = jnp.stack([jnp.broadcast_to(gap, shifts.shape), shifts], axis=-1)
+        white, log_scales = jax.vmap(whiten)(self.components, columns)
+        gaps, moves = white[..., 0], white[..., 1]
+        likeliest = gaps[n][None]
+        excess = (gaps - likeliest) * (gaps + likeliest) - moves * (2 * gaps - moves)
+        lost = jnp.sum(excess + (log_scales - log_scales[n][None]), axis=1) / 2
+        log_ratios = self.log_weights - self.log_weights[n] - lost
+        return joint[n], with_tangent_of(log_ratios, joint - joint[n])

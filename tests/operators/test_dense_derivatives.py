@@ -97,6 +97,23 @@ def test_pseudo_inverse_of_full_rank(name):
     _check(found, expected, matrix, change, (_draw(matrix.shape[0], matrix),))
 
 
+def test_pseudo_inverse_in_a_small_unit():
+    """A, y and dA times c leave dx as it is, although 1 / s^2 overflows in float32."""
+    matrix, change = RNG.normal(size=(2, 3, 5)).astype(np.float32)
+    y, still = RNG.normal(size=3).astype(np.float32), np.zeros(3, np.float32)
+
+    @jax.jit
+    def tangent(unit):
+        def solved(matrix, y):
+            return DenseMatrix.from_array(matrix).pinv(y)
+
+        starts = unit * matrix, unit * y
+        return jax.jvp(solved, starts, (unit * change, still))[1]
+
+    found, expected = tangent(np.float32(2.0**-57)), tangent(np.float32(1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.usefixtures("x64")
 def test_what_is_cut_off():
     def expected(matrix, x, y):

@@ -1,8 +1,8 @@
 """The two scalar problems for which the recursions of every method were computed."""
 
 import itertools
+import math
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffctl.numerics import langevin
 from diffctl.operators import DenseMatrix, GaussianNoise, Problem
 from diffctl.priors import GaussianPrior
 from tests.affine import AffineMap, affine_map, propagate
@@ -75,21 +74,26 @@ def _moments(solver, problem, prior):
     return mean, jnp.matmul(spread, end.matrix.T, precision="highest")
 
 
-@partial(jax.jit, static_argnames="num_draws")
-def sampler_moments(solver, problem, prior, num_draws):
+NUM_KEYS = 128  # as many as the steps below make at most
+
+
+@jax.jit
+def sampler_moments(solver, problem, prior):
     """Mean and variance of the result of a sampler for a scalar, in closed form.
 
-    Every step is an affine map of the state and its `num_draws` normal draws.
+    Every step is an affine map of the state and its normal draws.
     """
 
     def affine(at) -> AffineMap:
         def moved(x, z):
             with _draws_are(z):
-                return solver.step(x, at, problem, prior)[0]
+                found = solver.step(x, at, problem, prior)[0]
+            return found, found
 
-        x, z = jnp.zeros(1), jnp.zeros((num_draws, 1))
-        matrix, noise = jax.jacfwd(moved, argnums=(0, 1))(x, z)
-        return AffineMap(matrix, moved(x, z), noise.reshape(1, num_draws))
+        x, z = jnp.zeros(1), jnp.zeros((NUM_KEYS, 1))
+        derivatives = jax.jacfwd(moved, argnums=(0, 1), has_aux=True)
+        (matrix, noise), offset = derivatives(x, z)
+        return AffineMap(matrix, offset, noise.reshape(1, NUM_KEYS))
 
     carry, xs = solver.init(jax.random.key(0), problem, prior)
     variance = solver.start(jnp.ones(1), problem, prior) ** 2
@@ -100,20 +104,24 @@ def sampler_moments(solver, problem, prior, num_draws):
 
 @contextmanager
 def _draws_are(z):
-    """Let the i-th normal draw, of whatever key, be z[i]; all must be drawn.
+    """Let keys be numbers, each a new one, and the normal draw of key i be z[i].
 
-    Loops are unrolled, since each of their turns draws anew; chains draw one by one.
+    Keys that a loop splits anew in each of its turns would be the same in all.
     """
-    count = itertools.count()
+    numbers = itertools.count()
+
+    def split(key, num=2):
+        shape = num if isinstance(num, tuple) else (num,)
+        new = [next(numbers) for _ in range(math.prod(shape))]
+        return jnp.array(new).reshape(shape)
 
     def normal(key, shape, dtype):
-        return z[next(count)].reshape(shape).astype(dtype)
+        is_number = jnp.issubdtype(key.dtype, jnp.integer)
+        return z[key if is_number else next(numbers)].reshape(shape).astype(dtype)
 
-    given = mock.patch.object(jax.random, "normal", normal)
-    singly = mock.patch.object(langevin, "NUM_DRAWN", 1)
-    with jax.disable_jit(), given, singly:
+    with mock.patch.multiple(jax.random, normal=normal, split=split):
         yield
-    assert next(count) == len(z)
+    assert next(numbers) <= NUM_KEYS
 
 
 def reverse_process(law, key, grid, share) -> np.ndarray:

@@ -53,9 +53,9 @@ class _ExactFlow(Flow):
         return prior.flow(x, *self.levels(sigma))
 
 
-def _check(scalar, solver, mean, variance, num_draws):
+def _check(scalar, solver, mean, variance):
     """The digits of the table; the least precise variance has five."""
-    found = sampler_moments(solver, scalar.problem(), scalar.prior(), num_draws)
+    found = sampler_moments(solver, scalar.problem(), scalar.prior())
     np.testing.assert_allclose(found[0], mean, rtol=0, atol=1e-6)
     np.testing.assert_allclose(found[1], variance, rtol=2e-5)
     return found
@@ -82,7 +82,7 @@ def test_scalar_recursion_with_exact_draws(scalar, flow, signal_std, mean, varia
         law=NormalSurrogate(signal_std=signal_std),
         sampler=ExactDraw(),
     )
-    _check(scalar, solver, mean, variance, num_draws=3)  # of x0, of y and of x'
+    _check(scalar, solver, mean, variance)
 
 
 def _langevin_recursion(scalar, first, effective_std, num_levels=200):
@@ -134,7 +134,7 @@ def test_scalar_recursion_of_the_released_code(
         sampler=dataclasses.replace(released.sampler, step_size=step_size),
         effective_std=effective_std,
     )
-    found = _check(scalar, solver, mean, variance, num_draws=100 + 1)
+    found = _check(scalar, solver, mean, variance)
     exact = _langevin_recursion(scalar, first, effective_std)
     np.testing.assert_allclose(found, exact, **EXACT64)
 
@@ -154,8 +154,7 @@ def test_draws_are_independent(sampler):
     """Chains have the moments of independent draws; n = 4000, k = 4."""
     problem, prior, count = WEAK.problem(), WEAK.prior(), 4000
     solver = DAPS(grid=daps_grid(8), sampler=sampler)
-    num_draws = sampler.num_steps + 1 + isinstance(sampler, UnderdampedLangevin)
-    mean, variance = sampler_moments(solver, problem, prior, num_draws)
+    mean, variance = sampler_moments(solver, problem, prior)
     keys = jax.random.split(KEY, count)
     found = jax.vmap(lambda key: solve(key, problem, prior, solver).x[0])(keys)
     assert abs(jnp.mean(found) - mean) < stat(count) * jnp.sqrt(variance)

@@ -89,9 +89,7 @@ def test_scalar_recursion_of_the_released_code():
     case = LatentScalar(SHARP)
     problem, prior = case.problem(), case.prior()
     of_latent = latent_problem(problem, prior)
-    # The momentum, one draw a step of the chain, and the noise of the next level.
-    num_draws = 1 + unlimited.sampler.num_steps + 1
-    mean, variance = sampler_moments(unlimited, of_latent, prior.latent, num_draws)
+    mean, variance = sampler_moments(unlimited, of_latent, prior.latent)
     found = GAIN * mean + case.shift, GAIN**2 * variance
     np.testing.assert_allclose(found, _recursion(case, unlimited), **EXACT64)
 

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 
 from diffctl.core import ConsistencyPrior
 from diffctl.diffusion.grids import NoiseGrid, karras_sigmas
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import root_of_difference
 
 
 def renoise(
     prior: ConsistencyPrior, x0: jax.Array, sigma: jax.Array, noise: jax.Array
 ) -> jax.Array:
     """Return a state at `sigma` >= sigma_min from one at sigma_min, as in (2)."""
-    return x0 + safe_sqrt(sigma**2 - prior.sigma_min**2) * noise
+    return x0 + root_of_difference(sigma, prior.sigma_min) * noise
 
 
 def generate(prior: ConsistencyPrior, sigma: jax.Array, noise: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from diffctl.core import DiffusionPrior, LearnedVariancePrior
 from diffctl.diffusion.grids import NoiseLevel
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import root_of_difference, safe_sqrt
 from diffctl.pytree import pytree_dataclass, static
 
 Bound = Callable[[jax.Array], jax.Array]
@@ -276,10 +276,10 @@ class AncestralLearned(Ancestral):
 
 def _posterior_std(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     """Standard deviation of q(x' | x, x0)."""
-    return next.sigma * safe_sqrt(1 - (next.sigma / now.sigma) ** 2)
+    lost, ratio = (now.sigma - next.sigma) / now.sigma, next.sigma / now.sigma
+    return next.sigma * safe_sqrt(lost * (1 + ratio))
 
 
 def _forward_std(now: NoiseLevel, next: NoiseLevel) -> jax.Array:
     """Standard deviation of the forward step x_t' -> x_t, in units of x'."""
-    spread = (now.sigma - next.sigma) * (now.sigma + next.sigma)
-    return now.scale / next.scale * safe_sqrt(spread)
+    return now.scale / next.scale * root_of_difference(now.sigma, next.sigma)

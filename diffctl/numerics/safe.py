@@ -28,6 +28,16 @@ def _safe_sqrt_jvp(
     return root, safe_divide(tangents[0], 2 * root)
 
 
+def root_of_difference(a: ArrayLike, b: ArrayLike) -> jax.Array:
+    """Return sqrt(max(a^2 - b^2, 0)) for a, b >= 0, exactly 0 where b = a.
+
+    As a product: of two squares that are rounded, or of which a compiler rounds only
+    one, the difference is the root's worst error, sqrt(eps) a. The gradient is that of
+    `safe_sqrt`.
+    """
+    return safe_sqrt(jnp.subtract(a, b) * jnp.add(a, b))
+
+
 def safe_divide(
     numerator: ArrayLike, denominator: ArrayLike, otherwise: ArrayLike = 0
 ) -> jax.Array:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import DDPM, Estimate, NoiseGrid, NoiseLevel, Renoise
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import safe_divide, safe_sqrt
+from diffctl.numerics.safe import root_of_difference, safe_divide, safe_sqrt
 from diffctl.operators.base import (
     LinearOperator,
     Problem,
@@ -204,7 +204,7 @@ class DDNMPlus(NullSpaceSolver):
 def paper_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
     """Return w and g of (3) for the level `sigma` = sigma' and noise `std` of y."""
     weight = jnp.minimum(1, safe_divide(sigma, std, otherwise=1))
-    return weight, safe_sqrt(sigma**2 - (weight * std) ** 2)
+    return weight, root_of_difference(sigma, jnp.minimum(sigma, std))  # w std
 
 
 def released_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
@@ -220,7 +220,7 @@ def released_room(sigma: jax.Array, std: Any) -> tuple[jax.Array, jax.Array]:
     alphas_cumprod = 1 / (1 + sigma**2)
     level, scaled = safe_sqrt(1 - alphas_cumprod**2), alphas_cumprod * std
     weight = jnp.minimum(1, safe_divide(level, scaled, otherwise=1))
-    return weight, sigma * safe_sqrt(level**2 - (weight * scaled) ** 2)
+    return weight, sigma * root_of_difference(level, jnp.minimum(level, scaled))
 
 
 @pytree_dataclass

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from diffctl.core import Calls, DiffusionPrior, StepTrace
 from diffctl.diffusion import DDPM, NoiseGrid, ddim_timesteps
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import root_of_difference
 from diffctl.operators.base import Problem, SpectralOperator, WhiteNoise
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.data_steps import towards_data
@@ -121,5 +121,5 @@ def _start_from_data(
     """Return what (0) adds to the coordinates of sigma z, (k,)."""
     coefficients, z = coordinates
     data = SpectralData.at(s, coefficients, std)
-    target = data.y + safe_sqrt(sigma**2 - data.std**2) * z
+    target = data.y + root_of_difference(sigma, data.std) * z
     return jnp.where(data.below(sigma), target - sigma * z, 0)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from diffctl.diffusion import Estimate, Renoise
 from diffctl.numerics.factors import inverse_values
-from diffctl.numerics.safe import safe_divide, safe_sqrt
+from diffctl.numerics.safe import root_of_difference, safe_divide, safe_sqrt
 from diffctl.operators.base import Problem
 from diffctl.pytree import pytree_dataclass
 from diffctl.solvers.levels import Levels
@@ -117,7 +117,7 @@ def _replacement(
     gap = data.y - prediction
     pull = safe_sqrt(1 - eta**2) * sigma * safe_divide(data.s, data.noise_std)
     noisier = prediction + pull * gap + eta * sigma * z
-    spread = safe_sqrt(sigma**2 - (eta_b * data.std) ** 2)
+    spread = root_of_difference(sigma, eta_b * data.std)
     cleaner = prediction + eta_b * gap + spread * z
     target = jnp.where(data.below(sigma), cleaner, noisier)
     return jnp.where(data.measured, target - free, 0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffctl.diffusion import NoiseGrid, NoiseLevel
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import root_of_difference
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.levels import Levels
 
@@ -28,7 +28,7 @@ def forward_noise(
 ) -> jax.Array:
     """Draw from the forward process: x + sqrt(sigma_after^2 - sigma_next^2) z."""
     next, after = levels
-    return x + safe_sqrt(after.sigma**2 - next.sigma**2) * noise
+    return x + root_of_difference(after.sigma, next.sigma) * noise
 
 
 def renoise_prediction(

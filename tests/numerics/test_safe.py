@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffctl.numerics import safe_divide, safe_norm, safe_sqrt, squared_norm
-from diffctl.numerics.safe import binary_scale
+from diffctl.numerics.safe import binary_scale, root_of_difference
 from tests.tolerances import EXACT32, EXACT64
 
 
@@ -21,6 +21,17 @@ def test_norm_of_a_pytree_and_its_gradient():
     both = jax.jit(jax.vmap(jax.value_and_grad(safe_norm)))
     chex.assert_trees_all_close(both(x), (np.array([3.0, 0.0]), x / 3), **EXACT64)
     chex.assert_tree_all_finite(jax.jit(jax.hessian(safe_norm))(x[1]))
+
+
+def test_root_of_a_difference_is_as_precise_as_its_arguments():
+    """Also where they are close, and 0 where they are equal, jit or not."""
+    a = np.array([1.0, 1.0, 0.3, 7.0, 1.0], np.float32)
+    b = np.array([1 - 2.0**-20, 1 - 1e-3, 0.3, 7.5, 0.0], np.float32)
+    wide = np.maximum(np.subtract(a, b, dtype=float) * np.add(a, b, dtype=float), 0)
+    for root in (root_of_difference, jax.jit(root_of_difference)):
+        np.testing.assert_allclose(root(a, b), np.sqrt(wide), rtol=3e-7)
+    slopes = jax.vmap(jax.grad(root_of_difference, argnums=(0, 1)))(a, b)
+    chex.assert_tree_all_finite(slopes)
 
 
 def test_sqrt_and_divide():

@@ -19,6 +19,7 @@ from diffctl.solvers import (
     renoise_prediction,
     solve,
 )
+from diffctl.solvers.ddnm import paper_room
 from diffctl.solvers.travel import visited_levels
 from tests.solvers import oracle
 from tests.solvers.bed import SIZE, bed, grid, mixture
@@ -241,3 +242,12 @@ def test_needs_and_released_settings():
     assert photos.levels()[0].sigma.size == 100 + 49 * 2
     changed = dataclasses.replace(DDNM.released_code(), eta=1.0)
     assert changed.eta == 1.0
+
+
+def test_no_noise_is_added_below_that_of_the_data():
+    """In float32, where w s may be a rounding away from sigma'."""
+    sigma = np.geomspace(0.01, 0.5, 200).astype(np.float32)
+    weight, spread = jax.jit(jax.vmap(paper_room, (0, None)))(sigma, 0.5)
+    np.testing.assert_allclose(weight, sigma / 0.5, rtol=1e-6)
+    # sqrt(eps) sigma' for some, as a difference of squares
+    assert not np.any(spread)

@@ -1,11 +1,12 @@
 """The law that ReSample noises a consistent latent with."""
 
+import math
 from collections.abc import Callable
 
 import jax
 
 from diffctl.diffusion import NoiseLevel
-from diffctl.numerics.safe import safe_sqrt
+from diffctl.numerics.safe import safe_divide, safe_sqrt
 
 ResampleVariance = Callable[[NoiseLevel, NoiseLevel], jax.Array]
 
@@ -37,4 +38,6 @@ def resample(
     v, r = variances
     on_kept = v / (v + r)
     mean = consistent + on_kept * (kept - consistent)
-    return mean + safe_sqrt(v * (1 - on_kept)) * noise
+    # v r / (v + r), of which 1 - on_kept would lose a small r
+    variance = v / (1 + safe_divide(v, r, otherwise=math.inf))
+    return mean + safe_sqrt(variance) * noise

@@ -160,6 +160,17 @@ def test_factors_and_second_derivatives_where_values_differ():
         np.testing.assert_allclose(one, other, **EXACT64)
 
 
+@jax.jit
+def _slope_of_damped_inverse(matrix, change, w, y, damping):
+    """The derivative of w^T (A + s E)^+ y in s, at 0."""
+
+    def found(s):
+        operator = DenseMatrix.from_array(matrix + s * change)
+        return jnp.vdot(w, operator.damped_pinv(y, damping))
+
+    return jax.grad(found)(jnp.zeros((), matrix.dtype))
+
+
 @pytest.mark.parametrize("std", [1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("shape", [(4, 8), (8, 4), (4, 4)])
 def test_little_damping_does_not_enlarge_rounding(shape, std):
@@ -169,13 +180,8 @@ def test_little_damping_does_not_enlarge_rounding(shape, std):
     w, y = rng.normal(size=shape[1]), matrix @ rng.normal(size=shape[1])
 
     def slope(dtype):
-        a, e, left, right = (jnp.asarray(v, dtype) for v in (matrix, change, w, y))
-
-        def found(s):
-            operator = DenseMatrix.from_array(a + s * e)
-            return jnp.vdot(left, operator.damped_pinv(right, dtype(std**2)))
-
-        return float(jax.grad(found)(dtype(0)))
+        arguments = (dtype(array) for array in (matrix, change, w, y, std**2))
+        return float(_slope_of_damped_inverse(*arguments))
 
     with jax.enable_x64(True):
         exact = slope(np.float64)
@@ -196,4 +202,4 @@ def test_derivatives_of_pull_backs_at_repeated_values():
 
     expected = v @ (change + change.T) @ x
     for derivative in (jax.grad, jax.jacfwd):
-        np.testing.assert_allclose(derivative(found)(0.0), expected, **EXACT64)
+        np.testing.assert_allclose(jax.jit(derivative(found))(0.0), expected, **EXACT64)

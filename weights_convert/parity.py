@@ -173,6 +173,7 @@ def _compare_heads(
         if name not in known or _is_other_order(name, subject.order):
             continue
         value, cotangent, tangent = head_inputs(known[name], tag, reference, dtype)
+        _check_shapes(reference, suffix, tag, value, cotangent)
         function, _, prepare = known[name]
         rest = prepare(inputs)
         found = batch_derivatives(
@@ -183,6 +184,18 @@ def _compare_heads(
             expected = channels_last(reference[f"{quantity}{suffix}{tag}"])
             limit = limit_of(reference, quantity, tag, dtype)
             yield row(name, quantity, array, expected, limit)
+
+
+def _check_shapes(
+    reference: Arrays, suffix: str, tag: str, value: Any, cotangent: Any
+) -> None:
+    """Check what was recorded of a head before it is compiled."""
+    shapes = {"out": cotangent.shape, "vjp": value.shape, "jvp": cotangent.shape}
+    for quantity, shape in shapes.items():
+        name = f"{quantity}{suffix}{tag}"
+        found = channels_last(reference[name]).shape
+        if found != shape:
+            raise ValueError(f"{name} has shape {found}, channels last; not {shape}.")
 
 
 def _compare_values(

@@ -12,12 +12,12 @@ ALLOWED = {
     "host": set(),
     "pytree": set(),
     "core": {"pytree"},
-    "checkpoint": set(),
+    "checkpoint": {"host"},
     "digest": set(),
     "numerics": CORE,
     "operators": BELOW_CONTROL,
     "diffusion": BELOW_CONTROL,
-    "nets": {"pytree", "numerics.conv"},
+    "nets": {"pytree", "host", "numerics.conv"},
     "priors": BELOW_CONTROL | {"diffusion", "nets"},
     "control": BELOW_CONTROL,
     "solvers": BELOW_CONTROL
@@ -28,7 +28,7 @@ ALLOWED = {
 }
 FACADE = set(ALLOWED) | {"__version__", "Problem", "assets"}
 TOP = FACADE | {"report", "cli"}
-ALLOWED |= {"assets": {"priors"}, "report": FACADE, "cli": TOP, "": FACADE}
+ALLOWED |= {"assets": {"priors", "host"}, "report": FACADE, "cli": TOP, "": FACADE}
 OUTSIDE = {
     "weights_convert": CORE | {"nets", "diffusion", "priors"},
     "experiments": TOP | {""},

@@ -27,6 +27,10 @@ FACTOR = 10.0
 LIMIT64 = 1e-9
 
 
+class NothingToCompareError(ValueError):
+    """A reference is of another kind of network."""
+
+
 class Subject(NamedTuple):
     """A converted network and what decides which functions it is asked for."""
 
@@ -58,7 +62,7 @@ def compare(subject: Subject, reference: Arrays, dtype: Any = np.float32) -> lis
     In float64 (which needs `jax.enable_x64`) the arrays are those named `*_f64`.
 
     Raises:
-        ValueError: the reference has nothing to compare.
+        NothingToCompareError: what the reference has is of other networks.
     """
     inputs = inputs_of(reference, dtype)
     rows = [
@@ -66,7 +70,7 @@ def compare(subject: Subject, reference: Arrays, dtype: Any = np.float32) -> lis
         *_compare_values(subject, reference, inputs, dtype),
     ]
     if not rows:
-        raise ValueError(
+        raise NothingToCompareError(
             f"the reference holds no outputs that a network of the family "
             f"{subject.family} could be compared with; it holds {sorted(reference)}."
         )
@@ -169,6 +173,7 @@ def _compare_heads(
         if name not in known or _is_other_order(name, subject.order):
             continue
         value, cotangent, tangent = head_inputs(known[name], tag, reference, dtype)
+        _check_shapes(reference, suffix, tag, value, cotangent)
         function, _, prepare = known[name]
         rest = prepare(inputs)
         found = batch_derivatives(
@@ -179,6 +184,18 @@ def _compare_heads(
             expected = channels_last(reference[f"{quantity}{suffix}{tag}"])
             limit = limit_of(reference, quantity, tag, dtype)
             yield row(name, quantity, array, expected, limit)
+
+
+def _check_shapes(
+    reference: Arrays, suffix: str, tag: str, value: Any, cotangent: Any
+) -> None:
+    """Check what was recorded of a head before it is compiled."""
+    shapes = {"out": cotangent.shape, "vjp": value.shape, "jvp": cotangent.shape}
+    for quantity, shape in shapes.items():
+        name = f"{quantity}{suffix}{tag}"
+        found = channels_last(reference[name]).shape
+        if found != shape:
+            raise ValueError(f"{name} has shape {found}, channels last; not {shape}.")
 
 
 def _compare_values(
@@ -216,9 +233,23 @@ def load_reference(path: str | Path) -> dict[str, np.ndarray]:
     """Read a reference; nothing in it is executed.
 
     Raises:
-        ValueError: the file is no `.npz` of plain arrays.
+        ValueError: the file is no `.npz` of plain arrays, or they are not numbers of as
+            many examples each.
     """
-    return read_arrays(Path(path))
+    found = read_arrays(Path(path))
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or not array.ndim:
+            raise ValueError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected "
+                "numbers of one or more examples, along the first axis. Leave it out."
+            )
+    counts = {len(array) for array in found.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"{path} has arrays of {sorted(counts) or 'no'} examples; expected as many "
+            "in each, at least 1."
+        )
+    return found
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -24,11 +24,19 @@ _MODES = {
     "I;16B": _DEEP,
     "I": _DEEP,
 }
+_PROGRAMS = ("EPS", "WMF")  # formats whose files pillow has run by other programs
 _ORIENTATION = 0x0112  # the tag of EXIF
 _PHOTOMETRIC = 0x0106  # the tag of TIFF: 0 if white is zero
 _FAINT = 0.1  # of the range from black to white
 _SIGMA = 0.5  # between noise that hides a picture's polarity and noise that is easy
 _CLEARLY = 2.0  # Right and inverted digits are a factor of 4 apart, noise 1.4 at most.
+
+
+class Expected(NamedTuple):
+    """What a picture must be like: (H, W, C), and what asks for it, for a message."""
+
+    shape: tuple[int, ...]
+    whose: str
 
 
 class Picture(NamedTuple):
@@ -71,19 +79,43 @@ def read_image(path: Path) -> np.ndarray:
     return read_picture(path).image()
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, expected: Expected | None = None) -> Picture:
     """Read the first frame of a picture, turned as its EXIF orientation says.
+
+    Args:
+        path: of the file.
+        expected: what the picture must be like. Its header tells, before any memory is
+            spent on its pixels.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, damaged, huge, with transparent pixels or an alpha
-            channel, of another colour space, or with values that are not of 16 bits.
+        ValueError: not a picture, damaged, huge, not as expected, with transparent
+            pixels or an alpha channel, of another colour space, or with values that are
+            not of 16 bits.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
     # Not by its name: pillow scrambles uncompressed TIFFs that it maps and turns.
     with path.open("rb") as file, _opened(path, file) as picture:
-        return _decode(path, picture)
+        if picture.mode not in _MODES:
+            raise ValueError(
+                f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
+                "without an alpha channel. Convert it first."
+            )
+        if picture.format in _PROGRAMS:
+            raise ValueError(
+                f"{path} is no picture but a program that draws one "
+                f"({picture.format}), which is not run. Save it as PNG."
+            )
+        # Its orientation may exchange height and width, and be known after decoding.
+        if expected and sorted(picture.size) != sorted(expected.shape[:2]):
+            width, height = picture.size
+            colours = 3 if _MODES[picture.mode] == _COLOUR else 1
+            check_shape(path, (height, width, colours), expected)
+        found = _decode(path, picture)
+    if expected:
+        check_shape(path, found.pixels.shape, expected)
+    return found
 
 
 def _opened(path: Path, file: BinaryIO) -> Any:
@@ -102,27 +134,30 @@ def _opened(path: Path, file: BinaryIO) -> Any:
     except (UnidentifiedImageError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is not a picture that pillow can read.") from error
     except Exception as error:  # pillow raises what its decoders raise
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read: it is damaged, cut short, or of a kind that pillow "
+        "lacks the means for. Save it again as PNG."
+    )
 
 
 def _decode(path: Path, picture: Any) -> Picture:
-    if picture.mode not in _MODES:
-        raise ValueError(
-            f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
-            "without an alpha channel. Convert it first."
-        )
     target, white = _MODES[picture.mode]
     try:
         raw = picture.tile[0][-1] if picture.format == "PNG" else None
         picture.load()
-        if _is_transparent(picture, raw):
-            raise ValueError(
-                "some of its pixels are transparent, and images have no alpha channel. "
-                "Put it on a background first"
-            )
+        is_transparent = _is_transparent(picture, raw)
         pixels = np.asarray(_upright(picture).convert(target))
     except Exception as error:  # pillow raises what its decoders raise
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise _unreadable(path) from error
+    if is_transparent:
+        raise ValueError(
+            f"{path} cannot be read: some of its pixels are transparent, and images "
+            "have no alpha channel. Put it on a background first."
+        )
     if pixels.min() < 0 or pixels.max() > white:
         raise ValueError(
             f"{path} has values from {pixels.min()} to {pixels.max()}; expected 0 to "
@@ -246,26 +281,18 @@ def _denoising_errors(
     return each(images, noise).mean(axis=1)
 
 
-def check_shape(
-    path: Path, image: np.ndarray, expected: tuple[int, ...], whose: str
-) -> None:
-    """Raise `ValueError` unless the image has the expected (H, W, C).
-
-    Args:
-        path: of the image, for the message.
-        image: (H, W, C).
-        expected: (H, W, C).
-        whose: what asks for it, for the message.
-    """
-    if image.shape == expected:
+def check_shape(path: Path, shape: tuple[int, ...], expected: Expected) -> None:
+    """Raise `ValueError` unless an image of the (H, W, C) `shape` is as expected."""
+    if shape == expected.shape:
         return
-    (height, width, channels), (h, w, c) = image.shape, expected
+    (height, width, channels), (h, w, c) = shape, expected.shape
     cures = []
     if channels != c:
         cures.append(f"convert it to {'grey' if c == 1 else 'RGB'}")
     if (height, width) != (h, w):
         cures.append(f"resize it to {h}x{w}")
     raise ValueError(
-        f"{path} is {height}x{width} with {channels} channel(s), but {whose} is "
-        f"{h}x{w} with {c}; {' and '.join(cures)}, or use another --prior."
+        f"{path} is {height}x{width} with {channels} channel(s), but "
+        f"{expected.whose} is {h}x{w} with {c}; {' and '.join(cures)}, or use another "
+        "--prior."
     )

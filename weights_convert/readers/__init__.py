@@ -10,6 +10,7 @@ from typing import Any
 
 from weights_convert.readers import (
     edm_pickle,
+    onnx_file,
     safetensors_file,
     shards,
     torch_legacy,
@@ -37,7 +38,8 @@ def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoin
 
     Args:
         path: a file that torch.save wrote in any release, a safetensors file, the index
-            (`*.index.json`) of several such files, or a pickle of NVlabs/edm.
+            (`*.index.json`) of several such files, an ONNX file, or a pickle of
+            NVlabs/edm.
         container: which state dict of the file, see `Checkpoint.select`; by default the
             averaged weights if there are any, otherwise the largest.
 
@@ -71,8 +73,10 @@ def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
         return "torch stream", torch_legacy.read(data), {}
     if start.startswith(b"\x80"):
         return "pickle of objects", edm_pickle.read(data), {}
+    if onnx_file.matches(data):
+        return "ONNX", *onnx_file.read(data, path)
     reason = next(
         (hint for magic, hint in _MISTAKEN.items() if start.startswith(magic)),
-        "is none of the known formats: torch.save, safetensors, EDM pickle",
+        "is none of the known formats: torch.save, safetensors, ONNX, EDM pickle",
     )
     raise CheckpointError(f"{path} {reason}.")

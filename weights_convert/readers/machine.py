@@ -34,7 +34,7 @@ class Budget:
         self._left -= operations
         if self._left < 0:
             raise CheckpointError(
-                "the file takes more pickle operations than any checkpoint does and "
+                "the file takes more operations to read than any checkpoint does and "
                 "may be hostile; save the state dict alone."
             )
 

@@ -73,11 +73,15 @@ def _places(path: Path, index: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(path: Path, places: dict[str, Any]) -> list[str]:
-    return sorted({_plain(path, name) for name in places.values()})
+    return sorted({plain_name(path, name) for name in places.values()})
 
 
-def _plain(path: Path, name: Any) -> str:
-    """Return the name of a file, which must not lead out of the folder."""
+def plain_name(path: Path, name: Any) -> str:
+    """Return the name of a file, which must not lead out of the folder of another.
+
+    Raises:
+        CheckpointError: it would, or is no name.
+    """
     is_text = type(name) is str and name.isprintable()
     if (
         not is_text

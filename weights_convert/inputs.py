@@ -1,12 +1,14 @@
 """From what a user names to a weight file and its settings."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from weights_convert.configs import CONFIGS
 from weights_convert.families.base import ConfigError
+from weights_convert.readers.documents import parse_json
+from weights_convert.readers.foreign import folder_reason
+from weights_convert.readers.tensors import CheckpointError
 
 _WEIGHTS = (
     "diffusion_pytorch_model.safetensors",
@@ -70,12 +72,11 @@ def read_object(path: Path) -> Mapping[str, Any]:
         ConfigError: the file holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds no JSON object; a configuration is one.")
-    return value
+        return parse_json(path.read_bytes(), unique=False)
+    except (OSError, CheckpointError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as a configuration: {error}"
+        ) from error
 
 
 def _weight_file(source: Path) -> Path:
@@ -85,6 +86,8 @@ def _weight_file(source: Path) -> Path:
         for name in _WEIGHTS:
             if (source / part / name).is_file():
                 return source / part / name
+    if reason := folder_reason(source):
+        raise FileNotFoundError(f"{source} {reason}.")
     raise FileNotFoundError(
         f"{source} is no file, and no folder with weights such as {_WEIGHTS[0]} at its "
         "top, in unet/ or in vae/. Give the weight file itself."

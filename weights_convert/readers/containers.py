@@ -22,8 +22,11 @@ from weights_convert.readers.modules import as_dict, container_of, is_module
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, checked_name
 
 # Words in keys, by which training programs call averaged weights, and deny it.
-_AVERAGED = {"ema", "shadow", "swa", "averaged", "average", "averages", "polyak"}
+_AVERAGED = {
+    *("ema", "shadow", "swa", "averaged", "average", "averages", "averaging", "polyak"),
+}
 _DENIED = {"no", "non", "not", "without"}
+_WORDS = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the module it wraps
 _USUAL = {
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
@@ -78,14 +81,14 @@ def checkpoint_of(
 
 def _rank(name: str, container: Container) -> int:
     parts = name.split("/")
-    if container.averaged or any(map(_says_averaged, parts)):
+    if container.averaged or any(map(says_averaged, parts)):
         return 2
     return 1 if _USUAL.intersection(parts) else 0
 
 
-def _says_averaged(key: str) -> bool:
-    """Return whether a key calls what it holds averaged."""
-    words = set(re.split(r"[_.\- ]", key.lower()))
+def says_averaged(key: str) -> bool:
+    """Return whether a key calls what it holds averaged, in whatever case."""
+    words = {word.lower().rstrip("0123456789") for word in _WORDS.findall(key)}
     return bool(words & _AVERAGED) and not words & _DENIED
 
 

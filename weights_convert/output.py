@@ -103,6 +103,7 @@ def describe(
             "family": conversion.family.name,
             "attention_order": plan.order,
             "left_out": list(conversion.ignored),
+            "notes": list(conversion.notes),
         },
         "converter_version": CONVERTER_VERSION,
     }

@@ -27,13 +27,14 @@ from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import read_description, read_model
 from weights_convert import export, report
 from weights_convert.configs import CONFIGS
-from weights_convert.convert import Conversion, detect, prepare
+from weights_convert.convert import Conversion, prepare
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
+from weights_convert.inspection import examine, own_settings
 from weights_convert.output import write
 from weights_convert.parity import load_reference
-from weights_convert.readers import Checkpoint, open_checkpoint
+from weights_convert.readers import open_checkpoint
 from weights_convert.verify import verify
 from weights_convert.wrappers import find_network
 
@@ -91,7 +92,7 @@ class Convert:
     def _prepare(self) -> tuple[Conversion, Path]:
         found = locate(self.source, self.config)
         opened = open_checkpoint(found.file, self.container)
-        config = _settings(opened) | found.config
+        config = own_settings(opened) | found.config
         checkpoint, notes = find_network(opened, config)
         conversion = prepare(checkpoint.tensors, config, self.family or found.family)
         return conversion._replace(notes=(*found.notes, *notes)), found.file
@@ -123,7 +124,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Inspect:
-    """List tensors, shapes and dtypes of a checkpoint, and its family."""
+    """List tensors and settings of a checkpoint, and what its family makes of them."""
 
     source: Positional[Path]
     """weight file, or folder as huggingface/diffusers writes it"""
@@ -135,8 +136,10 @@ class Inspect:
         """Print the list; return the exit code."""
         found = locate(self.source, self.config)
         checkpoint = open_checkpoint(found.file, self.container)
-        config = _settings(checkpoint) | found.config
+        seen = examine(checkpoint, own_settings(checkpoint) | found.config)
         report.print_wide(console, report.tensor_table(checkpoint))
+        if seen.settings:
+            report.print_wide(console, report.settings_table(seen.settings))
         chosen = checkpoint.choices[checkpoint.container]
         lines = [
             f"format: {checkpoint.format}",
@@ -144,7 +147,7 @@ class Inspect:
             f"tensors: {len(chosen.tensors):,}",
             f"numbers: {chosen.num_parameters:,}",
             *found.notes,
-            *_recognised(checkpoint, config),
+            *seen.lines,
         ]
         _say(console, "\n".join(lines))
         return 0
@@ -254,34 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(console: Console, text: str) -> None:
     """Print text as it is, for the user may want to copy a path from it."""
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what pickles of NVlabs/edm say about their own making.
-
-    Other pickled modules have a class, but not the arguments that it was made with.
-    """
-    extra = checkpoint.extra
-    if not extra.get("init_kwargs") and not extra.get("init_args"):
-        return {}
-    names = ("class_name", "init_kwargs", "init_args")
-    return {name: extra[name] for name in names if name in extra}
-
-
-def _recognised(opened: Checkpoint, config: dict[str, Any]) -> list[str]:
-    """Return lines on the network, its family, and what a conversion still needs."""
-    try:
-        checkpoint, notes = find_network(opened, config)
-        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-        family = detect(shapes)
-    except ConfigError as error:
-        return ["family: none that can be converted", f"because: {error}"]
-    lines = [*notes, f"family: {family.name}, {family.title}"]
-    try:
-        prepare(checkpoint.tensors, config, family.name)
-    except ValueError as error:
-        return [*lines, f"to convert it: {str(error).splitlines()[0]}"]
-    return [*lines, "to convert it: no further settings are needed"]
 
 
 def _family_for(architecture: Architecture, name: str | None) -> Family:

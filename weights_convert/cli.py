@@ -27,14 +27,16 @@ from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import read_description, read_model
 from weights_convert import export, report
 from weights_convert.configs import CONFIGS
-from weights_convert.convert import Conversion, detect, prepare
+from weights_convert.convert import Conversion, prepare
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
+from weights_convert.inspection import examine, own_settings
 from weights_convert.output import write
 from weights_convert.parity import load_reference
-from weights_convert.readers import Checkpoint, Container, open_checkpoint
+from weights_convert.readers import open_checkpoint
 from weights_convert.verify import verify
+from weights_convert.wrappers import find_network
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
 _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
@@ -55,7 +57,7 @@ class Convert:
     config: Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)] = None
     family: Annotated[str | None, tyro.conf.arg(help=_FAMILY_HELP)] = None
     container: str | None = None
-    """which state dict of the file, as `inspect` lists them"""
+    """which state dict of the file, as `inspect` lists them; NAME:PREFIX. for a part"""
     dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
     """of the parameters"""
     reference: Path | None = None
@@ -72,7 +74,8 @@ class Convert:
         if self.out is not None and not self.dry_run:
             check_free(self.out, overwrite=self.overwrite, kind=MODEL)
         conversion, file = self._prepare()
-        _say(console, "\n".join([report.summary(conversion), *conversion.plan.remarks]))
+        said = [report.summary(conversion), *conversion.notes, *conversion.plan.remarks]
+        _say(console, "\n".join(said))
         if self.dry_run:
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
@@ -88,11 +91,11 @@ class Convert:
 
     def _prepare(self) -> tuple[Conversion, Path]:
         found = locate(self.source, self.config)
-        checkpoint = open_checkpoint(found.file, self.container)
-        _check_selection(checkpoint)
-        config = _settings(checkpoint) | found.config
+        opened = open_checkpoint(found.file, self.container)
+        config = own_settings(opened) | found.config
+        checkpoint, notes = find_network(opened, config)
         conversion = prepare(checkpoint.tensors, config, self.family or found.family)
-        return conversion, found.file
+        return conversion._replace(notes=(*found.notes, *notes)), found.file
 
     def _write(
         self, conversion: Conversion, file: Path, out: Path, console: Console
@@ -121,25 +124,30 @@ class Convert:
 
 @dataclass(frozen=True)
 class Inspect:
-    """List tensors, shapes and dtypes of a checkpoint, and its family."""
+    """List tensors and settings of a checkpoint, and what its family makes of them."""
 
     source: Positional[Path]
     """weight file, or folder as huggingface/diffusers writes it"""
     container: str | None = None
     """which state dict of the file"""
+    config: Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)] = None
 
     def run(self, console: Console) -> int:
         """Print the list; return the exit code."""
-        found = locate(self.source)
+        found = locate(self.source, self.config)
         checkpoint = open_checkpoint(found.file, self.container)
+        seen = examine(checkpoint, own_settings(checkpoint) | found.config)
         report.print_wide(console, report.tensor_table(checkpoint))
+        if seen.settings:
+            report.print_wide(console, report.settings_table(seen.settings))
         chosen = checkpoint.choices[checkpoint.container]
         lines = [
             f"format: {checkpoint.format}",
             f"state dicts: {report.containers(checkpoint)}",
             f"tensors: {len(chosen.tensors):,}",
             f"numbers: {chosen.num_parameters:,}",
-            *_recognised(checkpoint, found.config),
+            *found.notes,
+            *seen.lines,
         ]
         _say(console, "\n".join(lines))
         return 0
@@ -249,50 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(console: Console, text: str) -> None:
     """Print text as it is, for the user may want to copy a path from it."""
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what pickles of NVlabs/edm say about their own making.
-
-    Other pickled modules have a class, but not the arguments that it was made with.
-    """
-    extra = checkpoint.extra
-    if not extra.get("init_kwargs") and not extra.get("init_args"):
-        return {}
-    names = ("class_name", "init_kwargs", "init_args")
-    return {name: extra[name] for name in names if name in extra}
-
-
-def _check_selection(checkpoint: Checkpoint) -> None:
-    """Check that a part of a latent diffusion model is not taken for an image prior.
-
-    Raises:
-        ConfigError: the selected tensors are those of its denoiser.
-    """
-    whole, _, prefix = checkpoint.container.partition(":")
-    beside = checkpoint.choices.get(whole, Container({})).tensors
-    is_denoiser = prefix.startswith("model.diffusion_model")
-    if is_denoiser and any(name.startswith("first_stage_model.") for name in beside):
-        raise ConfigError(
-            f"{prefix} of {checkpoint.path.name} is the U-Net of a latent diffusion "
-            "model, a prior of latents on a schedule of its own, and cannot be "
-            "converted. Its first stage can: leave --container out."
-        )
-
-
-def _recognised(checkpoint: Checkpoint, config: dict[str, Any]) -> list[str]:
-    """Return lines on the family, and on what a conversion still needs."""
-    try:
-        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-        family = detect(shapes)
-    except ConfigError:
-        return ["family: none that can be converted"]
-    lines = [f"family: {family.name}, {family.title}"]
-    try:
-        prepare(checkpoint.tensors, _settings(checkpoint) | config, family.name)
-    except ValueError as error:
-        return [*lines, f"to convert it: {str(error).splitlines()[0]}"]
-    return [*lines, "to convert it: no further settings are needed"]
 
 
 def _family_for(architecture: Architecture, name: str | None) -> Family:

@@ -44,6 +44,7 @@ class Conversion(NamedTuple):
     sources: Mapping[str, list[Source]]
     tensors: Mapping[str, Tensor]
     ignored: tuple[str, ...]  # tensors of other networks in the file
+    notes: tuple[str, ...] = ()  # what of the source was taken, for the user
 
 
 def prepare(

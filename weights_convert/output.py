@@ -16,6 +16,7 @@ from diffctl.host import MODEL, new_folder
 from diffctl.priors.storage import ORBAX, WEIGHTS, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
 from weights_convert.readers import shards
+from weights_convert.readers.tensors import slabs
 
 CONVERTER_VERSION = "1"
 _CHUNK = 1 << 20
@@ -102,6 +103,7 @@ def describe(
             "family": conversion.family.name,
             "attention_order": plan.order,
             "left_out": list(conversion.ignored),
+            "notes": list(conversion.notes),
         },
         "converter_version": CONVERTER_VERSION,
     }
@@ -163,7 +165,9 @@ def sha256(path: Path) -> str:
 
 
 def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> int:
-    # bfloat16 has no buffer protocol; its bytes have.
-    flat = np.ascontiguousarray(array, _little_endian(dtype)).reshape(-1).view(np.uint8)
-    file.write(flat.data)
-    return flat.nbytes
+    kind = _little_endian(dtype)
+    for place in slabs(array.shape, max(array.dtype.itemsize, kind.itemsize)):
+        # bfloat16 has no buffer protocol; its bytes have.
+        flat = np.ascontiguousarray(array[place], kind).reshape(-1).view(np.uint8)
+        file.write(flat.data)
+    return array.size * kind.itemsize

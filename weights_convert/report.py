@@ -11,8 +11,12 @@ from rich.text import Text
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion
 from weights_convert.families.base import LATENT_PRIOR
+from weights_convert.families.settings import HARMLESS, READ
+from weights_convert.inspection import SettingUse
 from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
+
+_WIDTH = 60  # of a value
 
 
 def print_wide(console: Console, table: Table) -> None:
@@ -119,6 +123,17 @@ def mapping_table(conversion: Conversion) -> Table:
             )
     for name in conversion.ignored:
         table.add_row(Text(name), "", Text("left out: another network", "yellow"))
+    return table
+
+
+def settings_table(settings: Iterable[SettingUse]) -> Table:
+    """List settings by their places, and what becomes of each."""
+    table = _table("settings", "setting", "value", "use", "why")
+    for place, value, (kind, reason) in settings:
+        shown = repr(value)
+        shown = shown if len(shown) <= _WIDTH else f"{shown[:_WIDTH]}..."
+        style = "" if kind in (READ, HARMLESS) else "bold red"
+        table.add_row(Text(place), Text(shown), Text(kind, style), Text(reason))
     return table
 
 

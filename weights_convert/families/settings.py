@@ -32,6 +32,17 @@ class Only(NamedTuple):
     why: str = ""
 
 
+READ, HARMLESS = "read", "harmless"
+UNKNOWN, REFUSED = "not understood", "cannot be converted"
+
+
+class Use(NamedTuple):
+    """What becomes of a setting, and why."""
+
+    kind: str  # READ, HARMLESS, UNKNOWN or REFUSED
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of one part of a project, declared.
@@ -71,6 +82,23 @@ class Settings:
                 self._check_value(name, value)
             if name in self.sections and value is not None:
                 self.sections[name](value).check(value)
+
+    def use_of(self, name: str, value: Any) -> "Use":
+        """Say what becomes of a setting: read, harmless and why, or not convertible."""
+        if name in self.only:
+            try:
+                self._check_value(name, value)
+            except ConfigError as error:
+                return Use(REFUSED, str(error))
+            return Use(READ, self.only[name].why)
+        if name in self.read or name in self.sections:
+            return Use(READ)
+        for reason, harmless in self.harmless.items():
+            if name in harmless:
+                return Use(HARMLESS, reason)
+        if value is None:
+            return Use(HARMLESS, "null chooses nothing")
+        return Use(UNKNOWN, self._unknown(name, value))
 
     def _check_value(self, name: str, value: Any) -> None:
         values, why = self.only[name]

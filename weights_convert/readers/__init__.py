@@ -10,6 +10,7 @@ from typing import Any
 
 from weights_convert.readers import (
     edm_pickle,
+    foreign,
     onnx_file,
     safetensors_file,
     shards,
@@ -23,23 +24,14 @@ from weights_convert.readers.tensors import CheckpointError as CheckpointError
 from weights_convert.readers.tensors import LazyTensor as LazyTensor
 from weights_convert.readers.tensors import map_file
 
-# What people have on disk when a download went wrong.
-_MISTAKEN = {
-    b"version https://git-lfs": "is a Git LFS pointer; fetch it with git lfs pull",
-    b"<": "is a web page; download the file itself",
-    b"{": "is JSON; give the weight file beside it",
-    b"\x1f\x8b": "is compressed with gzip; unpack it first",
-    b"\x89HDF": "is an HDF5 file of Keras, which is not read",
-}
-
 
 def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
     Args:
         path: a file that torch.save wrote in any release, a safetensors file, the index
-            (`*.index.json`) of several such files, an ONNX file, or a pickle of
-            NVlabs/edm.
+            (`*.index.json`, `*.index.fp16.json`) of several such files, an ONNX file,
+            or a pickle of NVlabs/edm.
         container: which state dict of the file, see `Checkpoint.select`; by default the
             averaged weights if there are any, otherwise the largest.
 
@@ -63,6 +55,7 @@ def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:
 
 
 def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    foreign.check_whole(path)
     data = map_file(path)
     start = bytes(data[:64])
     if safetensors_file.matches(data):
@@ -73,10 +66,10 @@ def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
         return "torch stream", torch_legacy.read(data), {}
     if start.startswith(b"\x80"):
         return "pickle of objects", edm_pickle.read(data), {}
-    if onnx_file.matches(data):
+    reason = foreign.file_reason(path, data)
+    if not reason and onnx_file.matches(data):
         return "ONNX", *onnx_file.read(data, path)
-    reason = next(
-        (hint for magic, hint in _MISTAKEN.items() if start.startswith(magic)),
-        "is none of the known formats: torch.save, safetensors, ONNX, EDM pickle",
+    reason = reason or (
+        "is none of the known formats: torch.save, safetensors, ONNX, EDM pickle"
     )
     raise CheckpointError(f"{path} {reason}.")

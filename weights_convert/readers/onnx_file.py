@@ -20,18 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from weights_convert.readers.machine import Budget
+from weights_convert.readers.packed import PackedStorage, unpacked
 from weights_convert.readers.shards import plain_name
 from weights_convert.readers.tensors import (
     DTYPES,
     CheckpointError,
     LazyTensor,
-    PackedStorage,
     Storage,
     checked_name,
     contiguous,
     map_file,
     show,
-    unpacked,
 )
 
 # A U-Net for 1024 pixels has 1700 tensors, and 200 000 fields of nodes and metadata.

@@ -1,16 +1,17 @@
 """Checkpoints in several files, with an index that says which tensor is where."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from weights_convert.readers.safetensors_file import parse_json
+from weights_convert.readers.documents import parse_json
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, map_file, show
 
 
 def matches(path: Path) -> bool:
-    """Return whether a path is that of an index."""
-    return path.name.endswith(".index.json")
+    """Return whether a path is that of an index, of a variant such as fp16 or not."""
+    return re.search(r"\.index(\.[^.]+)?\.json$", path.name) is not None
 
 
 def files(path: Path) -> list[Path]:

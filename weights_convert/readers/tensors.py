@@ -20,8 +20,7 @@ import numpy as np
 MAX_REPEATED_ELEMENTS = 1 << 20
 MAX_AXES = 32
 MAX_NAME = 512
-_CHECKSUM_STEP = 1 << 24
-_PACKED_STEP = 1 << 16
+_STEP = 1 << 24  # bytes that are dealt with at a time
 
 DTYPES = {
     name: np.dtype(name)
@@ -130,56 +129,11 @@ class Storage:
         return self.data
 
 
-class PackedStorage(Storage):
-    """Whole numbers, or the bits of others, in seven bits of each byte."""
-
-    def bind(self, data: memoryview) -> None:
-        """Say where the bytes are.
-
-        Raises:
-            CheckpointError: if they are another number of numbers.
-        """
-        count = sum(map(len, unpacked(data)))
-        if count != self.size:
-            raise CheckpointError(
-                f"{count} numbers are stored where {self.size} belong; download the "
-                "file again."
-            )
-        self.data = data
-
-    def bytes_verified(self) -> memoryview:
-        """Return the bytes of the numbers as they would lie in memory."""
-        kind = np.dtype(f"u{self.dtype.itemsize}")
-        runs = [run.astype(kind) for run in unpacked(super().bytes_verified())]
-        return memoryview(np.concatenate(runs).tobytes())
-
-
-def unpacked(data: memoryview) -> Iterator[np.ndarray]:
-    """Yield the numbers that are stored in seven bits of each byte, many at a time.
-
-    Raises:
-        CheckpointError: if one is cut short or has more than 64 bits.
-    """
-    packed, start = np.frombuffer(data, np.uint8), 0
-    while start < len(packed):
-        part = packed[start : start + _PACKED_STEP]
-        ends = np.flatnonzero(part < 0x80) + 1
-        lengths = np.diff(ends, prepend=0)
-        if not len(ends) or lengths.max() > 10:
-            raise CheckpointError(
-                "a packed number is cut short or too long; download the file again."
-            )
-        shifts = 7 * (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths))
-        bits = (part[: ends[-1]] & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
-        yield np.add.reduceat(bits, ends - lengths)
-        start += int(ends[-1])
-
-
 def checksum_of(data: memoryview) -> int:
     """Return the CRC-32 of some bytes, holding few of them at a time."""
     found = 0
-    for start in range(0, len(data), _CHECKSUM_STEP):
-        found = zlib.crc32(data[start : start + _CHECKSUM_STEP], found)
+    for start in range(0, len(data), _STEP):
+        found = zlib.crc32(data[start : start + _STEP], found)
         _release(data)
     return found
 
@@ -272,12 +226,29 @@ class LazyTensor:
                 for length, stride in zip(self.shape, self.strides, strict=True)
             ),
         )
-        # A damaged byte may be neither 0 nor 1, which numpy's bool does not survive.
-        array = window != 0 if self.dtype == bool else np.array(window, order="C")
-        if self.storage.big_endian:
-            array = array.byteswap(inplace=True)
-        _release(data)
-        return array
+        array = np.empty(self.shape, self.dtype)
+        for place in slabs(self.shape, itemsize):
+            # A damaged byte may be neither 0 nor 1, which a bool does not survive.
+            part = window[place]
+            array[place] = part != 0 if self.dtype == bool else part
+            _release(data)
+        return array.byteswap(inplace=True) if self.storage.big_endian else array
+
+
+def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the places of an array in row-major order, some megabytes at a time."""
+    nbytes = math.prod(shape) * itemsize
+    if nbytes <= _STEP:
+        yield ()
+        return
+    row = nbytes // shape[0]
+    if row > _STEP:
+        for first in range(shape[0]):
+            yield from ((first, *rest) for rest in slabs(shape[1:], itemsize))
+        return
+    count = _STEP // row
+    for start in range(0, shape[0], count):
+        yield (slice(start, start + count),)
 
 
 def contiguous(storage: Storage, shape: tuple[int, ...]) -> LazyTensor:

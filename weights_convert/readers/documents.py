@@ -1,0 +1,74 @@
+"""JSON in checkpoints and beside them, of a bounded size and depth."""
+
+import json
+from typing import Any
+
+from weights_convert.readers.tensors import CheckpointError, show
+
+# Some 100 bytes for each tensor; parsed JSON takes up to fifty times its size.
+MAX_JSON_BYTES = 1 << 23
+# Configurations nest five or six deep; what is done with the values may recurse.
+MAX_JSON_DEPTH = 64
+
+
+def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, Any]:
+    """Return the object that some JSON describes.
+
+    Args:
+        text: UTF-8.
+        unique: whether a key named twice is an error; otherwise the last counts.
+
+    Raises:
+        CheckpointError: if the text is damaged, too long or too deep, no object, or
+            names a key twice.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise CheckpointError(
+            f"{len(text)} bytes of JSON, at most {MAX_JSON_BYTES} are read; do not "
+            "trust the file."
+        )
+    try:
+        hook = _unique if unique else dict
+        found = json.loads(str(text, "utf-8"), object_pairs_hook=hook)
+    except CheckpointError:
+        raise
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"damaged JSON: {show(str(error))}; download the file again."
+        ) from error
+    if type(found) is not dict:
+        raise CheckpointError("the JSON is no object; the file is damaged.")
+    _check_depth(found)
+    return found
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [child for outer in level for child in _inside(outer)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _inside(value: Any) -> list[Any]:
+    """Return the values that a value directly holds."""
+    if type(value) is dict:
+        return list(value.values())
+    return value if type(value) is list else []
+
+
+def _too_deep() -> CheckpointError:
+    return CheckpointError(
+        f"damaged JSON: it is nested more than {MAX_JSON_DEPTH} deep, as no header, "
+        "index or configuration is; do not trust the file."
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise CheckpointError("the JSON names a key twice; do not trust the file.")
+    return found

@@ -32,6 +32,7 @@ from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
 from weights_convert.inspection import examine, own_settings
+from weights_convert.mapping import MappingError
 from weights_convert.output import write
 from weights_convert.parity import load_reference
 from weights_convert.readers import open_checkpoint
@@ -93,8 +94,14 @@ class Convert:
         found = locate(self.source, self.config)
         opened = open_checkpoint(found.file, self.container)
         config = own_settings(opened) | found.config
-        checkpoint, notes = find_network(opened, config)
-        conversion = prepare(checkpoint.tensors, config, self.family or found.family)
+        family = self.family or found.family
+        try:
+            checkpoint, notes = find_network(opened, config)
+            conversion = prepare(checkpoint.tensors, config, family)
+        except (ConfigError, MappingError) as error:
+            if str(found.file) in str(error):
+                raise
+            raise type(error)(f"{found.file}: {error}") from error
         return conversion._replace(notes=(*found.notes, *notes)), found.file
 
     def _write(

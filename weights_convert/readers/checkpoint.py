@@ -119,6 +119,8 @@ class Checkpoint:
                 "save plain dense ones, or select another container: "
                 f"{listing(self.choices)}."
             )
+        for tensor in selected.tensors.values():
+            tensor.storage.file = str(self.path)
         # Several storages may be made of the same bytes.
         storages = {id(t.storage.data): t.storage for t in selected.tensors.values()}
         stored = sum(storage.nbytes for storage in storages.values())

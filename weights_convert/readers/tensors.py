@@ -90,6 +90,7 @@ class Storage:
         data: their bytes; None until the reader has found them.
         big_endian: whether the file stores the most significant byte first.
         checksum: CRC-32 of the bytes; None once they were found to have it.
+        file: where they are, for messages; "" until that is known.
     """
 
     dtype: np.dtype
@@ -97,6 +98,7 @@ class Storage:
     data: memoryview | None = None
     big_endian: bool = False
     checksum: int | None = None
+    file: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -119,11 +121,13 @@ class Storage:
     def bytes_verified(self) -> memoryview:
         """Return the bytes, whose checksum has been compared."""
         if self.data is None:
-            raise CheckpointError("a tensor refers to a storage that the file lacks.")
+            raise CheckpointError(
+                f"{self.file}: a tensor refers to a storage that the file lacks."
+            )
         if self.checksum is not None and self.checksum != checksum_of(self.data):
             raise CheckpointError(
-                "the checksum of a tensor does not match its bytes; the file is "
-                "damaged: download it again."
+                f"{self.file}: the checksum of a tensor does not match its bytes; the "
+                "file is damaged: download it again."
             )
         self.checksum = None
         return self.data

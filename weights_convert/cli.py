@@ -33,9 +33,10 @@ from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
 from weights_convert.inspection import examine, own_settings
 from weights_convert.mapping import MappingError
-from weights_convert.output import write
-from weights_convert.parity import load_reference
+from weights_convert.output import write, written_dtypes
+from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
+from weights_convert.values import check_finite, notes_on_types
 from weights_convert.verify import verify
 from weights_convert.wrappers import find_network
 
@@ -60,7 +61,7 @@ class Convert:
     container: str | None = None
     """which state dict of the file, as `inspect` lists them; NAME:PREFIX. for a part"""
     dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
-    """of the parameters"""
+    """of the parameters; stored keeps each as it is in the file, float8 as bfloat16"""
     reference: Path | None = None
     """recorded arrays (.npz) to compare with"""
     orbax: bool = False
@@ -78,6 +79,7 @@ class Convert:
         said = [report.summary(conversion), *conversion.notes, *conversion.plan.remarks]
         _say(console, "\n".join(said))
         if self.dry_run:
+            check_finite(conversion, written_dtypes(conversion, self._dtype()))
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
             return 0
@@ -102,7 +104,15 @@ class Convert:
             if str(found.file) in str(error):
                 raise
             raise type(error)(f"{found.file}: {error}") from error
-        return conversion._replace(notes=(*found.notes, *notes)), found.file
+        kept = notes_on_types(conversion) if self.dtype == "stored" else ()
+        return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
+
+    def _dtype(self) -> Any:
+        import ml_dtypes
+
+        if self.dtype == "bfloat16":
+            return ml_dtypes.bfloat16
+        return None if self.dtype == "stored" else self.dtype
 
     def _write(
         self, conversion: Conversion, file: Path, out: Path, console: Console
@@ -120,7 +130,7 @@ class Convert:
                 conversion,
                 out,
                 source=file,
-                dtype=None if self.dtype == "stored" else _dtype(self.dtype),
+                dtype=self._dtype(),
                 orbax=self.orbax,
                 overwrite=self.overwrite,
                 progress=lambda written: progress.advance(task, written),
@@ -179,7 +189,9 @@ class Verify:
         if found.probes:
             title = "intermediate values, from the input on"
             console.print(report.parity_table(title, found.probes))
-        _say(console, report.verdict(found.rows))
+        family = read_description(self.folder)["source"]["family"]
+        lacking = uncompared(family, load_reference(self.reference))
+        _say(console, "\n".join([*lacking, report.verdict(found.rows)]))
         return 0 if found.passed else 1
 
 
@@ -283,9 +295,3 @@ def _bytes(conversion: Conversion) -> int:
     used = {s.tensor for sources in conversion.sources.values() for s in sources}
     sizes = (conversion.tensors[name] for name in used)
     return sum(int(t.dtype.itemsize) * math.prod(t.shape) for t in sizes)
-
-
-def _dtype(name: str) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16 if name == "bfloat16" else name

@@ -17,6 +17,7 @@ from weights_convert.mapping import (
     part_shape,
 )
 from weights_convert.transforms import Leaf, forward
+from weights_convert.values import check_not_empty, check_types, kept_as
 
 
 class Tensor(Protocol):
@@ -71,8 +72,10 @@ def prepare(
         for name, shape in shapes.items()
         if name not in ignored and name not in plan.constants
     }
+    check_not_empty(rest)
     _check_constants(plan, tensors)
     sources = match(rest, plan.rules, leaves)
+    check_types(sources, tensors)
     return Conversion(chosen, plan, net, leaves, sources, tensors, ignored)
 
 
@@ -136,14 +139,19 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
 
 
 def parameter(conversion: Conversion, path: str) -> np.ndarray:
-    """Read and transform what fills one parameter, in the dtype of the file."""
-    leaf = conversion.leaves[path]
+    """Read and transform what fills one parameter, in the dtype of the file.
+
+    Parts of different types are brought to one that holds them all.
+    """
+    leaf, kept = conversion.leaves[path], stored_dtype(conversion, path)
     parts = []
     for tensor, rule in conversion.sources[path]:
         target = leaf._replace(shape=part_shape(leaf, rule.part))
         array = conversion.tensors[tensor].read()
         parts.append(forward(rule.transform, array, target))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.astype(kept, copy=False) for part in parts], axis=-1)
 
 
 def parameters(conversion: Conversion) -> Iterator[tuple[str, np.ndarray]]:
@@ -153,14 +161,16 @@ def parameters(conversion: Conversion) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def stored_dtype(conversion: Conversion, path: str) -> np.dtype:
-    """Return the dtype of a parameter in the file."""
-    kinds = [conversion.tensors[s.tensor].dtype for s in conversion.sources[path]]
-    return np.result_type(*kinds) if len(set(kinds)) > 1 else np.dtype(kinds[0])
+    """Return the dtype of a parameter in the file, or one that holds its numbers."""
+    return kept_as(conversion.tensors[s.tensor].dtype for s in conversion.sources[path])
 
 
 def build(conversion: Conversion) -> Any:
     """Return the network with the parameters of the file, in memory."""
-    arrays = [jax.numpy.asarray(array) for _, array in parameters(conversion)]
+    arrays = [
+        jax.numpy.asarray(array.astype(stored_dtype(conversion, path), copy=False))
+        for path, array in parameters(conversion)
+    ]
     return jax.tree.unflatten(jax.tree.structure(conversion.net), arrays)
 
 

@@ -13,7 +13,9 @@ from weights_convert.families.settings import (
     Use,
     plain,
 )
+from weights_convert.output import written_dtypes
 from weights_convert.readers import Checkpoint
+from weights_convert.values import check_finite
 from weights_convert.wrappers import find_network
 
 
@@ -58,7 +60,8 @@ def examine(opened: Checkpoint, config: Config) -> Examined:
         return Examined(["family: none that can be converted", str(error)], settings)
     lines = [*notes, f"family: {family.name}, {family.title}"]
     try:
-        prepare(checkpoint.tensors, config, family.name)
+        conversion = prepare(checkpoint.tensors, config, family.name)
+        check_finite(conversion, written_dtypes(conversion))
         lines += ["to convert it: no further settings are needed"]
     except ValueError as error:
         lines += [f"to convert it: {str(error).splitlines()[0]}"]

@@ -17,6 +17,7 @@ from diffctl.priors.storage import ORBAX, WEIGHTS, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
 from weights_convert.readers import shards
 from weights_convert.readers.tensors import slabs
+from weights_convert.values import check_finite
 
 CONVERTER_VERSION = "1"
 _CHUNK = 1 << 20
@@ -59,11 +60,10 @@ def write(
 
     Raises:
         FileExistsError: the folder exists and may not be replaced.
+        MappingError: some parameters are not finite, or not in this dtype.
     """
-    dtypes = {
-        path: np.dtype(dtype) if dtype else stored_dtype(conversion, path)
-        for path in conversion.leaves
-    }
+    dtypes = written_dtypes(conversion, dtype)
+    check_finite(conversion, dtypes)
     description = describe(conversion, source, dtypes)
     with new_folder(folder, overwrite=overwrite, kind=MODEL, say=say) as scratch:
         if orbax:
@@ -82,6 +82,14 @@ def write(
             )
         write_description(scratch, description)
     return description
+
+
+def written_dtypes(conversion: Conversion, dtype: Any = None) -> dict[str, np.dtype]:
+    """Return the dtype of every parameter on disk; None keeps those of the file."""
+    return {
+        path: np.dtype(dtype) if dtype else stored_dtype(conversion, path)
+        for path in conversion.leaves
+    }
 
 
 def describe(

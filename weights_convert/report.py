@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -17,6 +18,7 @@ from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
 
 _WIDTH = 60  # of a value
+_MAX_ROWS = 4000  # the largest network has half as many; more take minutes to lay out
 
 
 def print_wide(console: Console, table: Table) -> None:
@@ -140,8 +142,10 @@ def settings_table(settings: Iterable[SettingUse]) -> Table:
 def tensor_table(checkpoint: Checkpoint) -> Table:
     """List the tensors of a file."""
     table = _table(str(checkpoint.path.name), "tensor", "shape", "dtype")
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in islice(checkpoint.tensors.items(), _MAX_ROWS):
         table.add_row(Text(name), _shape(tensor.shape), str(tensor.dtype))
+    if (more := len(checkpoint.tensors) - _MAX_ROWS) > 0:
+        table.add_row(Text(f"... and {more:,} more"), "", "")
     return table
 
 

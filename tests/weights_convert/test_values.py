@@ -8,7 +8,7 @@ from diffctl.priors.preconditioning import NoisePrediction, SamplePrediction, fr
 from tests.weights_convert.test_diffusers import CLAIMS, CONFIG
 from tests.weights_convert.test_families import Claim, guided_shapes
 from weights_convert.convert import prepare
-from weights_convert.families import base, guided, guided_prior, schedulers
+from weights_convert.families import guided, guided_prior, schedulers, sizes
 from weights_convert.families.base import ConfigError
 from weights_convert.families.diffusers_autoencoder import _units
 
@@ -70,7 +70,7 @@ def test_sizes_are_whole_and_can_be_halved(claims, config, name, size):
 
 def test_sizes_of_two_sides():
     assert prepare(CLAIMS, CONFIG | {"sample_size": [16, 24]}).plan.shape == (16, 24, 3)
-    assert base.image_size({"resolution": 28}, "resolution", 3) == (28, 28)
+    assert sizes.image_size({"resolution": 28}, "resolution", 3) == (28, 28)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def flag(config: Config, name: str, *, default: bool = False) -> bool:
     if value is None:
         return default
     if type(value) is not bool:
-        raise _unfit(name, value, "true or false, not a text or a number")
+        raise unfit(name, value, "true or false, not a text or a number")
     return value
 
 
@@ -98,7 +98,7 @@ def number(config: Config, name: str, default: float | None = None) -> float:
     """
     value = default if config.get(name) is None else config[name]
     if type(value) is bool or not isinstance(value, int | float) or math.isnan(value):
-        raise _unfit(name, value, "a number")
+        raise unfit(name, value, "a number")
     return value
 
 
@@ -110,7 +110,7 @@ def positive(config: Config, name: str, default: float | None = None) -> float:
     """
     value = number(config, name, default)
     if not 0 < value < math.inf:
-        raise _unfit(name, value, "a positive number")
+        raise unfit(name, value, "a positive number")
     return value
 
 
@@ -122,7 +122,7 @@ def whole(config: Config, name: str, default: int | None = None) -> int:
     """
     value = default if config.get(name) is None else config[name]
     if type(value) is not int or value < 1:
-        raise _unfit(name, value, "a whole positive number")
+        raise unfit(name, value, "a whole positive number")
     return value
 
 
@@ -134,27 +134,8 @@ def listed(config: Config, name: str, entry: Callable[[Config, str], Any]) -> li
     """
     values = config.get(name)
     if not isinstance(values, list | tuple) or not values:
-        raise _unfit(name, values, "a list")
+        raise unfit(name, values, "a list")
     return [entry({f"{name}[{i}]": v}, f"{name}[{i}]") for i, v in enumerate(values)]
-
-
-def image_size(config: Config, name: str, num_levels: int) -> tuple[int, int]:
-    """Return height and width of the images: one number for both, or two.
-
-    Raises:
-        ConfigError: not given, not whole or positive, or the levels cannot halve them.
-    """
-    size = required(config, name, "it is the height and width of the images")
-    is_pair = isinstance(size, list | tuple) and len(size) == 2
-    rows, columns = (
-        whole({name: side}, name) for side in (size if is_pair else (size, size))
-    )
-    unit = 2 ** (num_levels - 1)
-    if rows % unit or columns % unit:
-        raise _unfit(
-            name, size, f"divisible by {unit}, for {num_levels} levels halve the image"
-        )
-    return rows, columns
 
 
 def heads_of_width(config: Config, name: str, width: int) -> int:
@@ -186,7 +167,8 @@ def _divided(name: str, width: int, divisor: int) -> int:
     return width // divisor
 
 
-def _unfit(name: str, value: Any, expectation: str) -> ConfigError:
+def unfit(name: str, value: Any, expectation: str) -> ConfigError:
+    """Return the error of a setting that has no fitting value."""
     return ConfigError(f"{name} = {value!r}; it must be {expectation}.")
 
 

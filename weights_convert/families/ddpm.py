@@ -18,7 +18,6 @@ from weights_convert.families.base import (
     check_channels,
     count,
     discrete_prior,
-    image_size,
     number,
     number_of_steps,
 )
@@ -32,6 +31,7 @@ from weights_convert.families.settings import (
     flattened,
     names,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
 
 RESIDUAL_BLOCK = [

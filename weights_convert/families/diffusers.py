@@ -22,14 +22,17 @@ from weights_convert.families.base import (
     check_size,
     flag,
     heads_of_width,
-    image_size,
     listed,
     number,
     positive,
     required,
     whole,
 )
-from weights_convert.families.diffusers_layers import U_NET_LAYERS, u_net_table
+from weights_convert.families.diffusers_layers import (
+    SILU,
+    U_NET_LAYERS,
+    u_net_table,
+)
 from weights_convert.families.schedulers import schedule as schedule
 from weights_convert.families.schedulers import timesteps as timesteps
 from weights_convert.families.settings import (
@@ -40,6 +43,7 @@ from weights_convert.families.settings import (
     Settings,
     names,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -81,7 +85,7 @@ _SETTINGS = Settings(
         ),
         "time_embedding_type": Only(("positional",), "others embed the time otherwise"),
         "center_input_sample": Only((False,), "images are between -1 and 1 already"),
-        "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
+        "act_fn": Only(SILU, "blocks have no other nonlinearity"),
         "mid_block_type": Only(("UNetMidBlock2D",), "there is one middle block"),
         "use_linear_projection": Only((False,), "there are no transformer blocks"),
         "class_embed_type": Only((None,), "classes are looked up in a table"),

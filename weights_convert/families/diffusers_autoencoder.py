@@ -12,7 +12,6 @@ from weights_convert.families.base import (
     check_agreement,
     check_size,
     flag,
-    image_size,
     listed,
     number,
     positive,
@@ -21,9 +20,11 @@ from weights_convert.families.base import (
 )
 from weights_convert.families.diffusers_layers import (
     AUTOENCODER_LAYERS,
+    SILU,
     autoencoder_table,
 )
 from weights_convert.families.settings import COMPUTING, NAMING, Only, Settings, names
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
 
 _SETTINGS = Settings(
@@ -36,7 +37,7 @@ _SETTINGS = Settings(
     ),
     only={
         "_class_name": Only(("AutoencoderKL", None), "others have other layers"),
-        "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
+        "act_fn": Only(SILU, "blocks have no other nonlinearity"),
     },
     harmless={
         NAMING: names("_diffusers_version _name_or_path _use_default_values"),

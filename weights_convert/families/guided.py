@@ -24,7 +24,6 @@ from weights_convert.families.base import (
     count,
     flag,
     heads_of_width,
-    image_size,
     number_of_heads,
     positive,
     required,
@@ -42,6 +41,7 @@ from weights_convert.families.guided_settings import (
     U_NET_SETTINGS,
 )
 from weights_convert.families.settings import flattened
+from weights_convert.families.sizes import check_halvings, image_size
 from weights_convert.mapping import Shapes
 
 _SECTIONS = ("create_model", "unet_model", "encoder_unet_model", "denoiser")
@@ -209,6 +209,7 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     pixels = shapes["out.2.positional_embedding"][1] - 1
     rows, columns = image_size(config, "image_size", 1)
     num_levels = 1 + max(0, (rows * columns // pixels).bit_length() - 1) // 2
+    check_halvings("image_size", (rows, columns), num_levels)
     if rows * columns != pixels * 4 ** (num_levels - 1):
         raise ConfigError(
             f"image_size = {config['image_size']!r}; the classifier pools {pixels} "

@@ -15,7 +15,6 @@ from weights_convert.families.base import (
     Family,
     Plan,
     check_agreement,
-    image_size,
     positive,
 )
 from weights_convert.families.ddpm import DOWN, ENDS, MIDDLE, UP, encoder_levels
@@ -28,6 +27,7 @@ from weights_convert.families.settings import (
     flattened,
     names,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
 
 _STAGE = "first_stage_model."

@@ -119,6 +119,7 @@ class _Message:
         self._found: dict[int, list[Any]] = {number: [] for number in wanted}
         if not isinstance(data, memoryview):
             raise _damaged("a number is where a message belongs")
+        budget.spend(len(wanted))
         for number, value in _fields(data, budget):
             values = self._found.get(number)
             if values is not None and len(values) < _MAX_REPEATED:

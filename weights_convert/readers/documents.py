@@ -35,8 +35,10 @@ def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, An
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
+        is_known = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        reason = str(error) if is_known else "a number of thousands of digits"
         raise CheckpointError(
-            f"damaged JSON: {show(str(error))}; download the file again."
+            f"damaged JSON: {show(reason)}; download the file again."
         ) from error
     if type(found) is not dict:
         raise CheckpointError("the JSON is no object; the file is damaged.")

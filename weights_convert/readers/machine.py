@@ -119,7 +119,9 @@ class Machine:
     def line(self) -> str:
         """Return the text up to the next line feed."""
         window = bytes(self._data[self.position : self.position + MAX_LINE_BYTES])
-        length = window.index(b"\n")
+        length = window.find(b"\n")
+        if length < 0:
+            raise ValueError("a name without an end")
         self.position += length + 1
         return window[:length].decode()
 

@@ -14,15 +14,20 @@ it was saved from. Arrays that span several processes are not supported.
 import contextlib
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.host import Natural, check_settings, parse_json, show
+from diffctl.host.documents import MOST_BYTES
+
 _FORMAT = "diffctl-checkpoint-1"
+_MOST_KEY = 16  # numbers that a PRNG key is made of
 _REMAINS = "orbax-checkpoint-tmp"  # in the name of what orbax has not committed
 
 
@@ -94,10 +99,12 @@ def restore(folder: str | Path, like: Any) -> Any:
             paths, shapes and dtypes are not those of `like`; the message names them.
     """
     folder = Path(folder).absolute()
-    entries, item = _read(_newest(folder))
+    generation = _newest(folder)
+    entries = _entries(generation)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = [_describe_abstract(path, leaf) for path, leaf in leaves]
     _check_same(folder, entries, wanted)
+    item = _read(generation, [f"{i}" for i in range(len(entries))])
     values = [
         _rebuild(item.get(f"{i}"), entry, leaf)
         for i, (entry, (_, leaf)) in enumerate(zip(entries, leaves, strict=True))
@@ -105,17 +112,29 @@ def restore(folder: str | Path, like: Any) -> Any:
     return jax.tree.unflatten(structure, values)
 
 
-def stored(folder: str | Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a checkpoint by their paths, whatever its structure.
+def contents(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of every array of a checkpoint by its path; reads none.
 
     Raises:
         CheckpointError: if `folder` is missing, damaged or not a checkpoint.
     """
-    entries, item = _read(_newest(Path(folder).absolute()))
-    return {
-        entry["path"]: np.asarray(item.get(f"{i}", np.zeros(entry["shape"])))
-        for i, entry in enumerate(entries)
-    }
+    entries = _entries(_newest(Path(folder).absolute()))
+    return {e["path"]: (e["dtype"], tuple(e["shape"])) for e in entries}
+
+
+def stored(folder: str | Path, path: str) -> np.ndarray | None:
+    """Return one array of a checkpoint, whatever its structure; None if it has none.
+
+    Raises:
+        CheckpointError: if `folder` is missing, damaged or not a checkpoint.
+    """
+    generation = _newest(Path(folder).absolute())
+    paths = [entry["path"] for entry in _entries(generation)]
+    if path not in paths:
+        return None
+    place = f"{paths.index(path)}"
+    found = _read(generation, [place]).get(place)
+    return None if found is None else np.asarray(found)
 
 
 def exists(folder: str | Path) -> bool:
@@ -133,7 +152,8 @@ def _generations(folder: Path) -> list[int]:
     """Return the numbers of the committed generations, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(int(n) for n in names if n.isascii() and n.isdecimal())
 
 
 def _newest(folder: Path) -> Path:
@@ -181,22 +201,80 @@ def _is_key(leaf: Any) -> bool:
     return not _is_scalar(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _read(generation: Path) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+class _Entry(TypedDict):
+    path: str
+    shape: list[Natural]
+    dtype: str
+    key_impl: NotRequired[str]
+
+
+class _Manifest(TypedDict):
+    format: str
+    leaves: list
+
+
+def _entries(generation: Path) -> list[dict[str, Any]]:
+    """Return what a generation says of its leaves, which it holds just so."""
+    claimed = _claimed(generation)
+    if len(claimed.get("manifest", ())) != 1 or claimed["manifest"][0] > MOST_BYTES:
+        raise _damaged(generation)
+    text = np.asarray(_read(generation, ["manifest"])["manifest"], np.uint8).tobytes()
     try:
-        item = _checkpointer().restore(generation)
-        manifest = json.loads(np.asarray(item["manifest"]).tobytes())
-        known, leaves = manifest["format"] == _FORMAT, manifest["leaves"]
-    except Exception as error:  # orbax raises what its storage layers raise
+        manifest = parse_json(text, "the manifest")
+        check_settings(_Manifest, manifest, "the manifest", others=True)
+        for entry in manifest["leaves"]:
+            check_settings(_Entry, entry, "a leaf")
+    except ValueError as error:
+        raise _damaged(generation) from error
+    if manifest["format"] != _FORMAT:
         raise CheckpointError(
-            f"the checkpoint {generation} is damaged or was written by another "
-            f"program ({type(error).__name__}). Restore an earlier copy."
-        ) from error
-    if not known:
-        raise CheckpointError(
-            f"{generation} has format {manifest['format']!r}, this version reads "
+            f"{generation} has format {show(manifest['format'])}, this version reads "
             f"{_FORMAT!r}; use the version that wrote it."
         )
-    return leaves, item
+    entries: list[dict[str, Any]] = manifest["leaves"]
+    if not all(_is_held(claimed.get(f"{i}"), e) for i, e in enumerate(entries)):
+        raise _damaged(generation)
+    return entries
+
+
+def _is_held(claimed: tuple[int, ...] | None, entry: dict[str, Any]) -> bool:
+    """Return whether an array has the shape that the manifest says."""
+    shape: list[int] = entry["shape"]
+    if claimed is None:  # orbax does not store empty arrays
+        return 0 in shape
+    most = _MOST_KEY if "key_impl" in entry else 1
+    axes = len(shape)
+    return list(claimed[:axes]) == shape and math.prod(claimed[axes:]) <= most
+
+
+def _claimed(generation: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the arrays of a generation claim to have; reads none."""
+    try:
+        found = _checkpointer().metadata(generation).item_metadata.tree
+        return {name: tuple(array.shape) for name, array in found.items()}
+    except Exception as error:  # orbax raises what its storage layers raise
+        raise _damaged(generation) from error
+
+
+def _read(generation: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Return those of some arrays that a generation holds."""
+    wanted = {name: 0 for name in names if name in _claimed(generation)}
+    if not wanted:  # which orbax takes for everything
+        return {}
+    import orbax.checkpoint as ocp
+
+    try:
+        arguments = ocp.args.PyTreeRestore(item=wanted, partial_restore=True)
+        return dict(_checkpointer().restore(generation, args=arguments))
+    except Exception as error:  # orbax raises what its storage layers raise
+        raise _damaged(generation) from error
+
+
+def _damaged(generation: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {generation} is damaged or was written by another program. "
+        "Restore an earlier copy."
+    )
 
 
 def _check_same(folder: Path, stored: list[Any], wanted: list[Any]) -> None:

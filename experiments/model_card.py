@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import tyro
 
 import diffctl
 from diffctl.diffusion import Heun
-from diffctl.host import new_file, read_json, run
+from diffctl.host import Range, new_file, read_json, run
 from diffctl.priors.network import parameter_count
 from diffctl.report.pictures import to_png
 from diffctl.training import Dataset, classification_accuracy, denoising_error
@@ -73,7 +73,7 @@ class Config:
     """Where the held-out images are, and how many to use."""
 
     data: Path
-    count: int = 1000
+    count: Annotated[int, Range(10)] = 1000  # in ten parts
     remarks: str = ""
 
 

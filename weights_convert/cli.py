@@ -24,7 +24,7 @@ from tyro.conf import Positional
 
 from diffctl.host import MODEL, check_free, if_interrupted, run
 from diffctl.nets.architecture import Architecture
-from diffctl.priors.storage import read_description, read_model
+from diffctl.priors.storage import correcting, read_net
 from weights_convert import export, report
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion, prepare
@@ -37,7 +37,7 @@ from weights_convert.output import write, written_dtypes
 from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
 from weights_convert.values import check_finite, notes_on_types
-from weights_convert.verify import verify
+from weights_convert.verify import read_converted, verify
 from weights_convert.wrappers import find_network
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
@@ -189,8 +189,8 @@ class Verify:
         if found.probes:
             title = "intermediate values, from the input on"
             console.print(report.parity_table(title, found.probes))
-        family = read_description(self.folder)["source"]["family"]
-        lacking = uncompared(family, load_reference(self.reference))
+        _, source = read_converted(self.folder)
+        lacking = uncompared(source["family"], load_reference(self.reference))
         _say(console, "\n".join([*lacking, report.verdict(found.rows)]))
         return 0 if found.passed else 1
 
@@ -211,15 +211,12 @@ class Export:
         """Write the file; return the exit code."""
         if os.path.lexists(self.out):
             raise FileExistsError(f"{self.out} exists; choose another file.")
-        description = read_description(self.folder)
-        source = description.get("source") or {}
-        architecture = Architecture.of(
-            description["architecture"]["name"],
-            **description["architecture"]["arguments"],
-        )
+        description, source = read_converted(self.folder)
+        with correcting(self.folder):
+            architecture = Architecture.from_json(description["architecture"])
         family = _family_for(architecture, self.family or source.get("family"))
         order = self.order or source.get("attention_order")
-        net, _ = read_model(self.folder, kind=description["kind"])
+        net = read_net(self.folder, description)
         export.write(self.out, export.tensors(net, architecture, family, order))
         _say(console, f"wrote {self.out}")
         return 0

@@ -28,6 +28,10 @@ FACTOR = 10.0
 LIMIT64 = 1e-9
 
 
+class NothingToCompareError(ValueError):
+    """A reference is of another kind of network."""
+
+
 class Subject(NamedTuple):
     """A converted network and what decides which functions it is asked for."""
 
@@ -59,7 +63,7 @@ def compare(subject: Subject, reference: Arrays, dtype: Any = np.float32) -> lis
     In float64 (which needs `jax.enable_x64`) the arrays are those named `*_f64`.
 
     Raises:
-        ValueError: the reference has nothing to compare.
+        NothingToCompareError: what the reference has is of other networks.
     """
     inputs = inputs_of(reference, dtype)
     rows = [
@@ -67,7 +71,7 @@ def compare(subject: Subject, reference: Arrays, dtype: Any = np.float32) -> lis
         *_compare_values(subject, reference, inputs, dtype),
     ]
     if not rows:
-        raise ValueError(
+        raise NothingToCompareError(
             f"the reference holds no outputs that a network of the family "
             f"{subject.family} could be compared with; it holds {sorted(reference)}."
         )
@@ -268,9 +272,23 @@ def load_reference(path: str | Path) -> dict[str, np.ndarray]:
     """Read a reference; nothing in it is executed.
 
     Raises:
-        ValueError: the file is no `.npz` of plain arrays.
+        ValueError: the file is no `.npz` of plain arrays, or they are not numbers of as
+            many examples each.
     """
-    return read_arrays(Path(path))
+    found = read_arrays(Path(path))
+    for name, array in found.items():
+        if array.dtype.kind not in "biuf" or not array.ndim:
+            raise ValueError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected "
+                "numbers of one or more examples, along the first axis. Leave it out."
+            )
+    counts = {len(array) for array in found.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"{path} has arrays of {sorted(counts) or 'no'} examples; expected as many "
+            "in each, at least 1."
+        )
+    return found
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,15 +1,17 @@
 """Comparing a converted folder with a reference, and keeping the result beside it."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
-from diffctl.host import new_file, to_json
+from diffctl.host import check_settings, new_file, show, to_json
 from diffctl.priors.preconditioning import from_json
-from diffctl.priors.storage import read_description, read_model
+from diffctl.priors.storage import correcting, read_description, read_net
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError
 from weights_convert.output import sha256
 from weights_convert.parity import (
+    Arrays,
+    NothingToCompareError,
     Row,
     Subject,
     compare,
@@ -18,6 +20,11 @@ from weights_convert.parity import (
 )
 
 PARITY = "parity.json"
+
+
+class _Source(TypedDict, total=False):
+    family: str
+    attention_order: Literal["legacy", "new"] | None
 
 
 class Report(NamedTuple):
@@ -41,11 +48,42 @@ def verify(folder: Path, reference: Path) -> Report:
     """
     subject, arrays = load_subject(folder), load_reference(reference)
     with new_file(folder / PARITY) as path:  # the place is known before the work
-        rows = compare(subject, arrays)
-        failed = not all(row.passed for row in rows)
-        report = Report(rows, compare_probes(subject, arrays) if failed else [])
+        report = _compared(subject, arrays, reference)
         path.write_text(to_json(_document(reference, report)))
     return report
+
+
+def _compared(subject: Subject, arrays: Arrays, reference: Path) -> Report:
+    try:
+        rows = compare(subject, arrays)
+        failed = not all(row.passed for row in rows)
+        return Report(rows, compare_probes(subject, arrays) if failed else [])
+    except NothingToCompareError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(
+            f"{reference}: the arrays do not fit the network, or one another; expected "
+            "images (N, C, H, W) of its size and channels, and every output with the "
+            f"shape of its cotangent. They are {show(shapes)}. Record them again."
+        ) from error
+
+
+def read_converted(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the description of a model, and of the checkpoint that it was made of.
+
+    The latter is empty if there was none that this converter read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_description`.
+    """
+    description = read_description(folder)
+    source = description.get("source")
+    if not isinstance(source, dict):
+        return description, {}
+    with correcting(folder):
+        check_settings(_Source, source, "the source", others=True)
+    return description, source
 
 
 def load_subject(folder: Path) -> Subject:
@@ -54,20 +92,20 @@ def load_subject(folder: Path) -> Subject:
     Raises:
         ConfigError: the folder does not say what it was converted from.
     """
-    description = read_description(folder)
-    source = description.get("source")
-    if not isinstance(source, dict) or source.get("family") not in FAMILIES:
+    description, source = read_converted(folder)
+    if source.get("family") not in FAMILIES:
         raise ConfigError(
             f"{folder} was not written by this converter: its model.json names no "
             f"family that it knows ({', '.join(FAMILIES)}). Convert the checkpoint "
             "again."
         )
-    net, _ = read_model(folder, kind=description["kind"])
-    rule = description.get("preconditioning")
+    described = description.get("preconditioning")
+    with correcting(folder):
+        rule = None if described is None else from_json(described)
     return Subject(
-        net=net,
+        net=read_net(folder, description),
         family=source["family"],
-        preconditioning=from_json(rule) if rule else None,
+        preconditioning=rule,
         order=source.get("attention_order"),
     )
 

@@ -47,10 +47,10 @@ def notes(name: str) -> dict[str, Any]:
     Args:
         name: "digits_prior" or "digits_classifier".
     """
-    import json
+    from diffctl.host import parse_json
 
-    text = (files(__name__) / name / "model.json").read_text()
-    return json.loads(text).get("notes") or {}
+    file = files(__name__) / name / "model.json"
+    return parse_json(file.read_bytes(), str(file)).get("notes") or {}
 
 
 def test_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -45,8 +45,6 @@ class Budget:
 def run(command: Demo, terminal: Terminal, budget: Budget = Budget()) -> Outcome:
     """Run the demo and write `report.html`, `figure.png` and `results.json`."""
     started = time.perf_counter()
-    if not 1 <= command.digits <= 32:
-        raise ValueError(f"--digits is {command.digits}; expected 1 to 32.")
     out = command.out or first_free("diffctl-demo")
     require_pictures()
     with new_folder(out, overwrite=command.overwrite, say=terminal.note) as scratch:

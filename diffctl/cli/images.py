@@ -31,6 +31,13 @@ _SIGMA = 0.5  # between noise that hides a picture's polarity and noise that is 
 _CLEARLY = 2.0  # Right and inverted digits are a factor of 4 apart, noise 1.4 at most.
 
 
+class Expected(NamedTuple):
+    """What a picture must be like: (H, W, C), and what asks for it, for a message."""
+
+    shape: tuple[int, ...]
+    whose: str
+
+
 class Picture(NamedTuple):
     """The first frame of a picture file, upright."""
 
@@ -71,19 +78,38 @@ def read_image(path: Path) -> np.ndarray:
     return read_picture(path).image()
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, expected: Expected | None = None) -> Picture:
     """Read the first frame of a picture, turned as its EXIF orientation says.
+
+    Args:
+        path: of the file.
+        expected: what the picture must be like. Its header tells, before any memory is
+            spent on its pixels.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, damaged, huge, with transparent pixels or an alpha
-            channel, of another colour space, or with values that are not of 16 bits.
+        ValueError: not a picture, damaged, huge, not as expected, with transparent
+            pixels or an alpha channel, of another colour space, or with values that are
+            not of 16 bits.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")
     # Not by its name: pillow scrambles uncompressed TIFFs that it maps and turns.
     with path.open("rb") as file, _opened(path, file) as picture:
-        return _decode(path, picture)
+        if picture.mode not in _MODES:
+            raise ValueError(
+                f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
+                "without an alpha channel. Convert it first."
+            )
+        # Its orientation may exchange height and width, and be known after decoding.
+        if expected and sorted(picture.size) != sorted(expected.shape[:2]):
+            width, height = picture.size
+            colours = 3 if _MODES[picture.mode] == _COLOUR else 1
+            check_shape(path, (height, width, colours), expected)
+        found = _decode(path, picture)
+    if expected:
+        check_shape(path, found.pixels.shape, expected)
+    return found
 
 
 def _opened(path: Path, file: BinaryIO) -> Any:
@@ -106,11 +132,6 @@ def _opened(path: Path, file: BinaryIO) -> Any:
 
 
 def _decode(path: Path, picture: Any) -> Picture:
-    if picture.mode not in _MODES:
-        raise ValueError(
-            f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
-            "without an alpha channel. Convert it first."
-        )
     target, white = _MODES[picture.mode]
     try:
         raw = picture.tile[0][-1] if picture.format == "PNG" else None
@@ -246,26 +267,18 @@ def _denoising_errors(
     return each(images, noise).mean(axis=1)
 
 
-def check_shape(
-    path: Path, image: np.ndarray, expected: tuple[int, ...], whose: str
-) -> None:
-    """Raise `ValueError` unless the image has the expected (H, W, C).
-
-    Args:
-        path: of the image, for the message.
-        image: (H, W, C).
-        expected: (H, W, C).
-        whose: what asks for it, for the message.
-    """
-    if image.shape == expected:
+def check_shape(path: Path, shape: tuple[int, ...], expected: Expected) -> None:
+    """Raise `ValueError` unless an image of the (H, W, C) `shape` is as expected."""
+    if shape == expected.shape:
         return
-    (height, width, channels), (h, w, c) = image.shape, expected
+    (height, width, channels), (h, w, c) = shape, expected.shape
     cures = []
     if channels != c:
         cures.append(f"convert it to {'grey' if c == 1 else 'RGB'}")
     if (height, width) != (h, w):
         cures.append(f"resize it to {h}x{w}")
     raise ValueError(
-        f"{path} is {height}x{width} with {channels} channel(s), but {whose} is "
-        f"{h}x{w} with {c}; {' and '.join(cures)}, or use another --prior."
+        f"{path} is {height}x{width} with {channels} channel(s), but "
+        f"{expected.whose} is {h}x{w} with {c}; {' and '.join(cures)}, or use another "
+        "--prior."
     )

@@ -6,6 +6,12 @@ from typing import Annotated
 
 import tyro
 
+from diffctl.host import Count, Natural, Positive, Range, Seed
+
+# The losses of all steps are kept.
+Steps = Annotated[int, Range(1, 10**8)]
+Level = Annotated[float, Range(0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
@@ -36,8 +42,8 @@ class Demo(Common):
 
     out: Path | None = None
     overwrite: bool = False
-    digits: int = 2
-    seed: int = 0
+    digits: Annotated[int, Range(1, 32)] = 2
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +75,11 @@ class Reconstruct(Common):
     solver: str = "doc"
     image: Path | None = None
     measured: bool = False
-    label: int | None = None
+    label: Natural | None = None
     prior: Path | None = None
-    noise_std: float = 0.05
-    steps: int | None = None
-    seed: int = 0
+    noise_std: Level = 0.05
+    steps: Count | None = None
+    seed: Seed = 0
     overwrite: bool = False
     resume: bool = False
 
@@ -110,13 +116,13 @@ class Training(Common):
     start_from: Path | None = None
     images: str = "x_train"
     held_out: str = "x_test"
-    num_steps: int = 20_000
-    batch_size: int = 128
-    peak_rate: float = 1e-3
+    num_steps: Steps = 20_000
+    batch_size: Count = 128
+    peak_rate: Positive = 1e-3
     schedule: str = "cosine"
-    warmup: int = 500
-    checkpoint_every: int = 500
-    seed: int = 0
+    warmup: Natural = 500
+    checkpoint_every: Count = 500
+    seed: Seed = 0
     overwrite: bool = False
     resume: bool = False
 
@@ -132,9 +138,9 @@ class TrainPrior(Training):
         dtype: What the network computes in: float32, or bfloat16 on accelerators.
     """
 
-    widths: tuple[int, ...] = (64, 88)
-    blocks: tuple[int, ...] = (1, 2)
-    sigma_data: float = 1.0
+    widths: tuple[Count, ...] = (64, 88)
+    blocks: tuple[Natural, ...] = (1, 2)
+    sigma_data: Positive = 1.0
     dtype: str = "float32"
 
 
@@ -151,10 +157,10 @@ class TrainClassifier(Training):
 
     labels: str = "y_train"
     held_out_labels: str = "y_test"
-    num_steps: int = 3_000
-    warmup: int = 100
-    width: int = 16
-    max_shift: int = 2
+    num_steps: Steps = 3_000
+    warmup: Natural = 100
+    width: Count = 16
+    max_shift: Natural = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from diffctl import assets
 from diffctl.cli import manifest
 from diffctl.cli.demo_page import sentence
-from diffctl.cli.images import check_shape, looks_inverted, read_picture
+from diffctl.cli.images import Expected, looks_inverted, read_picture
 from diffctl.cli.names import lookup
 from diffctl.cli.options import Reconstruct
 from diffctl.cli.solver_check import check_named
@@ -119,14 +119,13 @@ def _read(
     """
     if command.image is None:
         return None
-    picture = read_picture(command.image)
-    image = picture.image()
-    shape, whose = prior.shape, "the prior"
+    expected = Expected(prior.shape, "the prior")
     task = TASKS[command.task]
     if command.measured and isinstance(task, Restoration):
         shape = task.operator(prior.shape, key).measurement_spec().shape
-        whose = "a measurement of this task with this prior"
-    check_shape(command.image, image, shape, whose)
+        expected = Expected(shape, "a measurement of this task with this prior")
+    picture = read_picture(command.image, expected)
+    image = picture.image()
     doubts = picture.doubts()
     if image.shape == prior.shape and looks_inverted(prior, image):
         doubts.append(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.progress import Progress
@@ -189,21 +188,11 @@ def _settings(command: Training) -> dict[str, Any]:
 
 
 def _check(command: Training) -> None:
-    for name in ("num_steps", "batch_size", "checkpoint_every"):
-        if getattr(command, name) < 1:
-            option = name.replace("_", "-")
-            raise ValueError(
-                f"--{option} is {getattr(command, name)}; expected at least 1."
-            )
-    if not 0 <= command.warmup < command.num_steps:
+    if command.warmup >= command.num_steps:
         raise ValueError(
             f"--warmup is {command.warmup}; expected 0 to {command.num_steps - 1}, "
             "less than --num-steps."
         )
-    if not command.peak_rate > 0:
-        raise ValueError(f"--peak-rate is {command.peak_rate}; expected > 0.")
     lookup("schedule", command.schedule, SCHEDULES)
     if not command.data.is_file():
         raise FileNotFoundError(f"There is no data file {command.data}.")
-    if jnp.size(command.seed) != 1 or command.seed < 0:
-        raise ValueError(f"--seed is {command.seed}; expected 0 or more.")

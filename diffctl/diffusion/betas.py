@@ -12,12 +12,23 @@ A recipe is a few words in a file where the table would be a thousand numbers.
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import numpy as np
 
 from diffctl.diffusion.discrete import DDPM, check_num_steps
+from diffctl.host import Range, check_settings, show
 from diffctl.numerics.counts import rounded_quotients
+
+Variance = Annotated[float, Range(0, 1)]
+
+
+class _Described(TypedDict, total=False):
+    recipe: Required[str]
+    num_timesteps: Annotated[int, Range(1, 100_000)]
+    start: Variance
+    end: Variance
+    table: list[Variance]  # empty where there is a recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +50,26 @@ class Betas:
         """Check the name of the recipe; raise `ValueError` for an unknown one."""
         if recipe not in RECIPES:
             raise ValueError(
-                f"There is no schedule called {recipe!r}; choose one of "
+                f"There is no schedule called {show(recipe)}; choose one of "
                 f"{', '.join(sorted(RECIPES))}."
             )
         table = tuple(float(beta) for beta in fields.pop("table", ()))
         if recipe == "table":
             fields |= {"table": table, "num_timesteps": len(table)}
         return cls(recipe=recipe, **fields)
+
+    @classmethod
+    def from_json(cls, described: Any) -> "Betas":
+        """Return what `to_json` described.
+
+        Raises:
+            ValueError: there is no such recipe, a setting is unknown or not what it
+                must be, or the variances that they make are not within (0, 1).
+        """
+        check_settings(_Described, described, "the betas")
+        betas = cls.of(**described)
+        betas.schedule()
+        return betas
 
     def values(self) -> np.ndarray:
         """Return the variances in float64, (num_timesteps,)."""

@@ -4,7 +4,8 @@ Knows the operating system and nothing of the library, and costs next to nothing
 import: programs answer Ctrl-C before JAX is loaded.
 """
 
-from diffctl.host.documents import read_arrays as read_arrays
+from diffctl.host.archives import read_arrays as read_arrays
+from diffctl.host.documents import parse_json as parse_json
 from diffctl.host.documents import read_json as read_json
 from diffctl.host.documents import to_json as to_json
 from diffctl.host.files import held as held
@@ -28,3 +29,11 @@ from diffctl.host.paths import naming as naming
 from diffctl.host.paths import temporary_folder as temporary_folder
 from diffctl.host.program import explain as explain
 from diffctl.host.program import run as run
+from diffctl.host.settings import Count as Count
+from diffctl.host.settings import Natural as Natural
+from diffctl.host.settings import Positive as Positive
+from diffctl.host.settings import Range as Range
+from diffctl.host.settings import Seed as Seed
+from diffctl.host.settings import check_settings as check_settings
+from diffctl.host.settings import check_value as check_value
+from diffctl.host.settings import show as show

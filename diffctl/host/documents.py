@@ -1,18 +1,20 @@
-"""JSON as everybody writes and reads it, and archives of arrays.
+"""JSON as everybody writes and reads it: numbers that are not finite are null.
 
-Numbers that are not finite are null in JSON.
+What is read may come from anywhere. Nothing is made of a document that would take much
+more memory than its text: a value takes 200 bytes at most.
 """
 
 import json
 import math
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+MOST_BYTES = 1 << 26
+MOST_LEVELS = 64  # of lists and tables in one another
+_FREE_VALUES = 100_000  # in a text of any length, and one more for every ...
+_BYTES_PER_VALUE = 20
+_MOST_DIGITS = 400  # beyond all floats; Python would refuse from 4300 on
 
 
 def plain(value: Any) -> Any:
@@ -41,45 +43,70 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, cut short or no JSON.
+        ValueError: as `parse_json`.
     """
-    text = path.read_bytes()
-    if not text.strip():
-        raise ValueError(f"{path} is not valid JSON: it is empty.")
-    try:
-        return json.loads(text, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes; at most {MOST_BYTES} of JSON are "
+            "read. Check that it is the right file."
+        )
+    return parse_json(path.read_bytes(), str(path))
 
 
-def read_arrays(
-    path: Path, names: Iterable[str] | None = None
-) -> dict[str, "np.ndarray"]:
-    """Read an `.npz` archive of plain arrays; nothing in it is executed.
+def parse_json(text: bytes, whose: str) -> Any:
+    """Return what a text describes.
 
     Args:
-        path: the file.
-        names: of the arrays; None for all.
+        text: in UTF-8, as all JSON.
+        whose: what it is the text of, for the message.
 
     Raises:
-        ValueError: it is no such archive, is damaged, or lacks an array.
+        ValueError: the text is empty, cut short or no JSON, or it has far more values
+            than its length explains, or too many levels.
     """
-    import numpy as np
-
+    if not text.strip():
+        raise ValueError(f"{whose} is not valid JSON: it is empty.")
+    # Every value but the first follows one of these, which strings may hold as well.
+    values = sum(map(text.count, (b",", b"[", b"{")))
+    if values > max(_FREE_VALUES, len(text) // _BYTES_PER_VALUE):
+        raise ValueError(
+            f"{whose} has some {values} values in {len(text)} bytes of JSON, far more "
+            "than anything that is written here; do not trust it."
+        )
     try:
-        with path.open("rb") as file:
-            start = file.read(len(np.lib.format.MAGIC_PREFIX))
-            if start == np.lib.format.MAGIC_PREFIX:
-                raise ValueError("it is a single array")
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is cut short or not an archive at all")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            wanted = list(archive.files if names is None else names)
-            missing = [name for name in wanted if name not in archive.files]
-            if not missing:
-                return {name: archive[name] for name in wanted}
-            held = archive.files
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no .npz of plain arrays: {error}.") from error
-    raise ValueError(f"{path} has no array {missing}; it holds {held}.")
+        found = json.loads(text, parse_constant=lambda _: None, parse_int=_whole_number)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{whose} is not valid JSON: it is no text.") from error
+    except RecursionError:
+        found = None
+    except ValueError as error:
+        raise ValueError(f"{whose} is not valid JSON: {error}.") from error
+    else:
+        if _levels(found) <= MOST_LEVELS:
+            return found
+    raise ValueError(
+        f"{whose} has more than {MOST_LEVELS} levels of lists and tables in one "
+        "another; do not trust it."
+    )
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number has {len(digits)} digits")
+    return int(digits)
+
+
+def _levels(document: Any) -> int:
+    """Count the levels of lists and tables, up to one more than are allowed."""
+    level, count = [document], 0
+    while count <= MOST_LEVELS:
+        inner = [value for value in level if isinstance(value, dict | list)]
+        if not inner:
+            break
+        count += 1
+        level = [
+            each
+            for value in inner
+            for each in (value.values() if isinstance(value, dict) else value)
+        ]
+    return count

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from diffctl.host.documents import to_json
 from diffctl.host.interruption import INTERRUPTED, answered, whole
+from diffctl.host.settings import check_options
 
 Options = TypeVar("Options")
 
@@ -43,8 +44,9 @@ def run(
 
     Args:
         name: of the program, for its messages.
-        parse: returns the options, or raises `SystemExit` on a usage error. Those with
-            `debug` set get the traceback of an error, those with `json` a document.
+        parse: returns the options, a dataclass, or raises `SystemExit` on a usage
+            error. The numbers are compared with their annotations. Those with `debug`
+            set get the traceback of an error, those with `json` a document.
         work: does it and returns the exit code.
         for_good: the process does nothing else afterwards.
     """
@@ -52,6 +54,7 @@ def run(
     def body() -> int:
         options = parse()
         try:
+            check_options(options)
             code = work(options)
             sys.stdout.flush()
             return code

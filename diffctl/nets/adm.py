@@ -7,15 +7,23 @@ stage stores its result, every decoder stage takes the latest stored one.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from diffctl.nets.blocks import AttentionPool, BlockStyle, Resample, ResBlock, Upsample
+from diffctl.host import Count, Natural, check_value
+from diffctl.nets.blocks import (
+    AttentionPool,
+    BlockStyle,
+    Modulation,
+    Resample,
+    ResBlock,
+    Upsample,
+)
 from diffctl.nets.embeddings import Sinusoid, TimeEmbedding
-from diffctl.nets.layers import Conv, mean_pool, upsample_nearest
+from diffctl.nets.layers import Conv, Images, mean_pool, upsample_nearest
 
 GROUPS = 32
 
@@ -24,20 +32,30 @@ GROUPS = 32
 class Level:
     """One resolution: feature channels, residual blocks, attention heads (0: none)."""
 
-    width: int
-    blocks: int
-    heads: int = 0
-    heads_up: int = 0  # in the decoder
+    width: Count
+    blocks: Natural
+    heads: Natural = 0
+    heads_up: Natural = 0  # in the decoder
+
+
+class Pool(TypedDict):
+    """Attention pooling of the classifier."""
+
+    pixels: Count
+    heads: Count
+    classes: Count
+
+
+Resampling = Literal["residual", "convolution"]
 
 
 class _Builder:
     """Makes the stages of one network."""
 
-    def __init__(self, width: int, modulation: str, resample: str, rngs: nnx.Rngs):
-        if resample not in ("residual", "convolution"):
-            raise ValueError(
-                f"resample must be 'residual' or 'convolution'; got {resample!r}."
-            )
+    def __init__(
+        self, width: int, modulation: Modulation, resample: Resampling, rngs: nnx.Rngs
+    ):
+        check_value(resample, Resampling, "resample")
         self.style = BlockStyle(groups=GROUPS, modulation=modulation)
         self.embedding = 4 * width
         self.by_blocks = resample == "residual"
@@ -140,13 +158,13 @@ class ADMUNet(_Trunk):
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        width: int,
-        levels: Sequence[Mapping[str, int]],
-        middle_heads: int = 1,
-        modulation: str = "film",
-        resample: str = "residual",
-        classes: int = 0,
+        channels: tuple[Count, Count],
+        width: Count,
+        levels: Sequence[Annotated[Mapping[str, int], Level]],
+        middle_heads: Natural = 1,
+        modulation: Modulation = "film",
+        resample: Resampling = "residual",
+        classes: Natural = 0,
         rngs: nnx.Rngs,
     ):
         plan = [Level(**level) for level in levels]
@@ -159,6 +177,14 @@ class ADMUNet(_Trunk):
         self.decoder = _stages(build.decoder(plan))
         self.norm = build.style.norm(plan[0].width)
         self.head = Conv(plan[0].width, channels[1], gain=0.0, rngs=rngs)
+
+    @property
+    def images(self) -> Images:
+        """What images the network takes and makes."""
+        stages = [stage[0] for stage in self.encoder]
+        halvings = sum(map(_halves, stages))
+        stem, head = stages[0].kernel, self.head.kernel
+        return Images(stem.shape[2], head.shape[3], 2**halvings)
 
     def __call__(
         self,
@@ -193,13 +219,13 @@ class ADMClassifier(_Trunk):
     def __init__(
         self,
         *,
-        channels: int,
-        width: int,
-        levels: Sequence[Mapping[str, int]],
-        pool: Mapping[str, int],
-        middle_heads: int = 1,
-        modulation: str = "film",
-        resample: str = "residual",
+        channels: Count,
+        width: Count,
+        levels: Sequence[Annotated[Mapping[str, int], Level]],
+        pool: Pool,
+        middle_heads: Natural = 1,
+        modulation: Modulation = "film",
+        resample: Resampling = "residual",
         rngs: nnx.Rngs,
     ):
         plan = [Level(**level) for level in levels]
@@ -227,6 +253,12 @@ def stored_widths(levels: Sequence[Level]) -> list[int]:
         widths += widths[-1:] * (number > 0)
         widths += [level.width] * level.blocks
     return widths
+
+
+def _halves(module: Any) -> bool:
+    """Return whether a module of the encoder halves the resolution."""
+    is_strided = isinstance(module, Conv) and module.stride == 2
+    return is_strided or getattr(module, "resample", None) is not None
 
 
 def _stages(stages: list[list[Any]]) -> nnx.List:

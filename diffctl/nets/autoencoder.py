@@ -5,14 +5,22 @@ Networks of CompVis/latent-diffusion and of huggingface/diffusers' AutoencoderKL
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.blocks import BlockStyle
-from diffctl.nets.ladder import LevelSpec, Maker, Middle, down_levels, up_levels
+from diffctl.nets.ladder import (
+    LevelSpec,
+    Maker,
+    Middle,
+    Resampling,
+    down_levels,
+    up_levels,
+)
 from diffctl.nets.layers import Conv, GroupNorm
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -84,11 +92,11 @@ class AutoencoderKL(nnx.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        levels: Sequence[Mapping[str, Any]],
-        middle_heads: int = 1,
+        channels: tuple[Count, Count, Count, Count],
+        levels: Sequence[Annotated[Mapping[str, Any], LevelSpec]],
+        middle_heads: Natural = 1,
         quantised: bool = True,
-        groups: int = 32,
+        groups: Count = 32,
         rngs: nnx.Rngs,
     ):
         image, stem, features, latent = channels
@@ -100,6 +108,12 @@ class AutoencoderKL(nnx.Module):
         self.decoder = Decoder(make, (features, image), up, middle_heads)
         self.to_latent = _pointwise(quantised, 2 * features, 2 * latent, rngs)
         self.from_latent = _pointwise(quantised, latent, features, rngs)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        taken_by = self.decoder.stem if self.from_latent is None else self.from_latent
+        return int(taken_by.kernel.shape[2])
 
     def moments(self, x: jax.Array) -> jax.Array:
         """Return mean and unclipped log variance of the latent, (h, w, 2 Z)."""
@@ -122,7 +136,7 @@ class AutoencoderKL(nnx.Module):
 
 def _decoding(spec: LevelSpec, *, last: bool) -> LevelSpec:
     """Return the level of the decoder at the resolution of an encoder's level."""
-    resample = None if last else "convolution"
+    resample: Resampling | None = None if last else "convolution"
     return dataclasses.replace(spec, blocks=spec.blocks + 1, resample=resample)
 
 

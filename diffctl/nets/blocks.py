@@ -8,13 +8,14 @@ in how a block resamples; those differences are data (`BlockStyle`, functions).
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from diffctl.host import Count, Natural, Positive
 from diffctl.nets.layers import Conv, GroupNorm, Linear, upsample_nearest
 
 Resample = Callable[[jax.Array], jax.Array]
@@ -45,6 +46,7 @@ class Additive(Linear):
         return norm(h + self(embedding)[None, None])
 
 
+Modulation = Literal["film", "additive"]
 MODULATIONS: dict[str, type[FiLM] | type[Additive]] = {
     "film": FiLM,
     "additive": Additive,
@@ -58,10 +60,10 @@ class BlockStyle:
     With `group_width` > 0 a norm has at most channels / group_width groups.
     """
 
-    groups: int
-    epsilon: float = 1e-5
-    group_width: int = 0
-    modulation: str | None = "film"  # a key of MODULATIONS; None: no noise level
+    groups: Count
+    epsilon: Positive = 1e-5
+    group_width: Natural = 0
+    modulation: Modulation | None = "film"  # of MODULATIONS; None: no noise level
     gain: float = 1.0  # of every residual sum
     project_resampled: bool = False  # 1x1 skip in resampling blocks of equal width
     normed_attention: bool = True

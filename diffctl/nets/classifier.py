@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 
+from diffctl.host import Count
 from diffctl.nets.layers import Conv, Linear, mean_pool
 
 
@@ -23,10 +24,10 @@ class SmallClassifier(nnx.Module):
     def __init__(
         self,
         *,
-        size: int = 28,
-        channels: int = 1,
-        classes: int = 10,
-        width: int = 16,
+        size: Count = 28,
+        channels: Count = 1,
+        classes: Count = 10,
+        width: Count = 16,
         rngs: nnx.Rngs,
     ):
         self.conv1 = Conv(channels, width, rngs=rngs)

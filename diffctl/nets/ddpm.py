@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.blocks import BlockStyle
 from diffctl.nets.embeddings import Sinusoid, TimeEmbedding
 from diffctl.nets.ladder import (
@@ -17,7 +18,22 @@ from diffctl.nets.ladder import (
     stored_widths,
     up_levels,
 )
-from diffctl.nets.layers import Conv
+from diffctl.nets.layers import Conv, Images
+
+
+class MiddleSpec(TypedDict):
+    """Attention heads at the bottom, gain of the residual sums there, norm or none."""
+
+    heads: Natural
+    gain: float
+    norm: bool
+
+
+class TimeSpec(TypedDict, total=False):
+    """Of the sinusoid."""
+
+    shift: Natural
+    sines_first: bool
 
 
 class DDPMUNet(nnx.Module):
@@ -39,13 +55,13 @@ class DDPMUNet(nnx.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int],
-        down: Sequence[Mapping[str, Any]],
-        up: Sequence[Mapping[str, Any]],
-        middle: Mapping[str, Any],
-        style: Mapping[str, Any],
-        time: Mapping[str, Any],
-        classes: int = 0,
+        channels: tuple[Count, Count, Count],
+        down: Sequence[Annotated[Mapping[str, Any], LevelSpec]],
+        up: Sequence[Annotated[Mapping[str, Any], LevelSpec]],
+        middle: MiddleSpec,
+        style: Annotated[Mapping[str, Any], BlockStyle],
+        time: TimeSpec,
+        classes: Natural = 0,
         rngs: nnx.Rngs,
     ):
         shared = BlockStyle(**style)
@@ -64,6 +80,13 @@ class DDPMUNet(nnx.Module):
         self.up = up_levels(make, bottom, back, stored_widths(width, plan))
         self.norm = shared.norm(plan[0].width)
         self.head = Conv(plan[0].width, out, gain=0.0, rngs=rngs)
+
+    @property
+    def images(self) -> Images:
+        """What images the network takes and makes."""
+        halvings = sum(level.resample is not None for level in self.down)
+        stem, head = self.stem.kernel, self.head.kernel
+        return Images(stem.shape[2], head.shape[3], 2**halvings)
 
     def __call__(
         self, x: jax.Array, timestep: jax.Array, *, label: Any = None
@@ -91,7 +114,7 @@ class DDPMUNet(nnx.Module):
         return self.middle(h, embedding), stored
 
 
-def _middle_style(style: BlockStyle, middle: Mapping[str, Any]) -> BlockStyle:
+def _middle_style(style: BlockStyle, middle: MiddleSpec) -> BlockStyle:
     return dataclasses.replace(
         style, gain=middle["gain"], normed_attention=middle["norm"]
     )

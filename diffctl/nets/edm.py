@@ -6,12 +6,13 @@ Networks of NVlabs/edm. Modules are stored by the names that its checkpoints use
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.blocks import BlockStyle
 from diffctl.nets.edm_stages import (
     BOX,
@@ -25,7 +26,27 @@ from diffctl.nets.edm_stages import (
     with_side_path,
 )
 from diffctl.nets.embeddings import Embedding, FourierWaves, Sinusoid, as_weights
-from diffctl.nets.layers import Conv, Linear
+from diffctl.nets.layers import Conv, Images, Linear
+
+
+class EmbeddingWidths(TypedDict):
+    """Features of the sinusoid, width of the embedding."""
+
+    features: Count
+    width: Count
+
+
+class EmbeddingSpec(EmbeddingWidths):
+    """The same, and the kind of the frequencies."""
+
+    kind: Literal["positional", "fourier"]
+
+
+class InputSpec(TypedDict):
+    """Numbers of class labels and of parameters of augmentations; 0 for none."""
+
+    classes: Natural
+    augment: Natural
 
 
 class _EDMNet(nnx.Module):
@@ -35,6 +56,13 @@ class _EDMNet(nnx.Module):
     decoder: nnx.Dict
     encoder_order: tuple[str, ...]
     decoder_order: tuple[str, ...]
+
+    @property
+    def images(self) -> Images:
+        """What images the network takes and makes."""
+        halvings = sum(name.endswith("_down") for name in self.encoder_order)
+        stem = self.encoder[self.encoder_order[0]].kernel
+        return Images(stem.shape[2], self._last().kernel.shape[3], 2**halvings)
 
     def embed(
         self, noise_label: jax.Array, label: Any, augment: Any, dtype: Any
@@ -84,6 +112,10 @@ class _EDMNet(nnx.Module):
     def _head(self, h: jax.Array) -> jax.Array:
         raise NotImplementedError
 
+    def _last(self) -> Conv:
+        """Return the convolution that ends the network."""
+        raise NotImplementedError
+
 
 class SongUNet(_EDMNet):
     """DDPM++ and NCSN++; `net(x, noise_label)`.
@@ -102,12 +134,12 @@ class SongUNet(_EDMNet):
     def __init__(
         self,
         *,
-        size: int,
-        channels: Sequence[int],
-        levels: Sequence[Mapping[str, Any]],
-        embedding: Mapping[str, Any],
-        inputs: Mapping[str, int],
-        encoder: str = "standard",
+        size: Count,
+        channels: tuple[Count, Count, Count],
+        levels: Sequence[Annotated[Mapping[str, Any], Level]],
+        embedding: EmbeddingSpec,
+        inputs: InputSpec,
+        encoder: Literal["standard", "residual"] = "standard",
         taps: Sequence[float] = BOX,
         rngs: nnx.Rngs,
     ):
@@ -154,8 +186,10 @@ class SongUNet(_EDMNet):
         return jax.nn.silu(self.linear2(embedding))
 
     def _head(self, h: jax.Array) -> jax.Array:
-        norm, head = self.decoder[self.norm_name], self.decoder[self.head_name]
-        return head(jax.nn.silu(norm(h)))
+        return self._last()(jax.nn.silu(self.decoder[self.norm_name](h)))
+
+    def _last(self) -> Conv:
+        return self.decoder[self.head_name]
 
 
 class EDMADMUNet(_EDMNet):
@@ -171,11 +205,11 @@ class EDMADMUNet(_EDMNet):
     def __init__(
         self,
         *,
-        size: int,
-        channels: Sequence[int],
-        levels: Sequence[Mapping[str, Any]],
-        embedding: Mapping[str, Any],
-        inputs: Mapping[str, int],
+        size: Count,
+        channels: tuple[Count, Count, Count],
+        levels: Sequence[Annotated[Mapping[str, Any], Level]],
+        embedding: EmbeddingWidths,
+        inputs: InputSpec,
         rngs: nnx.Rngs,
     ):
         image, stem, out = channels
@@ -210,6 +244,9 @@ class EDMADMUNet(_EDMNet):
 
     def _head(self, h: jax.Array) -> jax.Array:
         return self.head(jax.nn.silu(self.norm(h)))
+
+    def _last(self) -> Conv:
+        return self.head
 
 
 _FEATURES = {

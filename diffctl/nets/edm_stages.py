@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.blocks import BlockStyle, FilterDown, FilterUp, Resample, ResBlock
 from diffctl.nets.layers import Conv, mean_pool, upsample_nearest
 
@@ -18,8 +19,8 @@ BOX = (1, 1)
 class Level:
     """One resolution: feature channels, residual blocks, whether they attend."""
 
-    width: int
-    blocks: int
+    width: Count
+    blocks: Natural
     attention: bool = False
 
 

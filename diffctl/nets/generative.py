@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural, Range
 from diffctl.nets.classifier import SmallClassifier
 from diffctl.nets.layers import Conv, Linear, upsample_nearest
 
@@ -26,10 +27,10 @@ class SmallDecoder(nnx.Module):
     def __init__(
         self,
         *,
-        latent: int,
-        size: int = 28,
-        channels: int = 1,
-        width: int = 16,
+        latent: Count,
+        size: Count = 28,
+        channels: Count = 1,
+        width: Count = 16,
         rngs: nnx.Rngs,
     ):
         self.coarse = (size // 4, size // 4, 2 * width)
@@ -55,10 +56,10 @@ class SmallAutoencoder(nnx.Module):
     def __init__(
         self,
         *,
-        latent: int,
-        size: int = 28,
-        channels: int = 1,
-        width: int = 16,
+        latent: Count,
+        size: Count = 28,
+        channels: Count = 1,
+        width: Count = 16,
         rngs: nnx.Rngs,
     ):
         shared: dict[str, Any] = {"size": size, "channels": channels, "width": width}
@@ -118,10 +119,10 @@ class CouplingFlow(nnx.Module):
     def __init__(
         self,
         *,
-        size: int,
-        couplings: int = 6,
-        width: int = 128,
-        context: int = 0,
+        size: Annotated[int, Range(2)],
+        couplings: Natural = 6,
+        width: Count = 128,
+        context: Natural = 0,
         rngs: nnx.Rngs,
     ):
         halves = ((size + 1) // 2, size // 2)

@@ -5,14 +5,17 @@ The ladder on which the DDPM U-Net and the KL autoencoder climb down and up.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.blocks import BlockStyle, ResBlock, Upsample
 from diffctl.nets.layers import Conv, mean_pool, upsample_nearest
+
+Resampling = Literal["convolution", "corner", "residual"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +25,10 @@ class LevelSpec:
     `resample` is None, or a key of `DOWN` on the way down and of `UP` on the way up.
     """
 
-    width: int
-    blocks: int
-    heads: int = 0
-    resample: str | None = None
+    width: Count
+    blocks: Count
+    heads: Natural = 0
+    resample: Resampling | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from diffctl.host import Count
 from diffctl.nets.classifier import SmallClassifier
 from diffctl.nets.generative import SmallAutoencoder
 from diffctl.nets.layers import FourierFeatures, Linear
@@ -66,10 +67,10 @@ class SmallLatentDiffusion(nnx.Module):
     def __init__(
         self,
         *,
-        latent: int,
-        size: int = 28,
-        channels: int = 1,
-        width: int = 16,
+        latent: Count,
+        size: Count = 28,
+        channels: Count = 1,
+        width: Count = 16,
         rngs: nnx.Rngs,
     ):
         shared: dict[str, Any] = {"size": size, "channels": channels, "width": width}

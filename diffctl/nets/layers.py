@@ -7,6 +7,7 @@ are always accumulated in float32 or better.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from diffctl.numerics.conv import Padding, conv2d
+
+
+class Images(NamedTuple):
+    """The images of a U-Net: channels in and out, and what divides height and width."""
+
+    channels_in: int
+    channels_out: int
+    divisor: int
 
 
 class Conv(nnx.Module):
@@ -64,7 +73,7 @@ class GroupNorm(nnx.Module):
     """Normalise groups of channels over space, then scale and shift: (H, W, C)."""
 
     def __init__(self, channels: int, *, groups: int, epsilon: float = 1e-5):
-        if channels % groups:
+        if groups < 1 or channels % groups:
             raise ValueError(
                 f"{channels} channels cannot be split into {groups} groups; "
                 "choose a divisor of the channel count."
@@ -145,5 +154,14 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
 def scaled_normal(
     rngs: nnx.Rngs, shape: tuple[int, ...], gain: float, fan_in: int
 ) -> jax.Array:
-    """Draw parameters of standard deviation gain / sqrt(fan_in)."""
+    """Draw parameters of standard deviation gain / sqrt(fan_in).
+
+    Raises:
+        ValueError: there are none to draw, which no layer is made for.
+    """
+    if min(shape) < 1:
+        raise ValueError(
+            f"a layer of the network has parameters of shape {shape}; expected widths, "
+            "sizes and numbers of channels of at least 1."
+        )
     return jax.random.normal(rngs.params(), shape) * (gain / math.sqrt(fan_in))

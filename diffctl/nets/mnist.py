@@ -1,11 +1,10 @@
 """The common small classifier of digits: two convolutions and two linear layers."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.layers import Conv, Linear
 
 
@@ -26,10 +25,10 @@ class DigitClassifier(nnx.Module):
     def __init__(
         self,
         *,
-        size: int,
-        widths: Sequence[int],
-        kernel: int = 5,
-        padding: int = 2,
+        size: Count,
+        widths: tuple[Count, Count, Count, Count, Count],
+        kernel: Count = 5,
+        padding: Natural = 2,
         rngs: nnx.Rngs,
     ):
         image, first, second, hidden, classes = widths

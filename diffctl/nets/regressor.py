@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 
+from diffctl.host import Count, Natural
 from diffctl.nets.layers import Conv, depth_to_space, space_to_depth
 
 
@@ -17,7 +18,12 @@ class SmallRegressor(nnx.Module):
     """
 
     def __init__(
-        self, *, channels: int = 1, width: int = 32, depth: int = 3, rngs: nnx.Rngs
+        self,
+        *,
+        channels: Count = 1,
+        width: Count = 32,
+        depth: Natural = 3,
+        rngs: nnx.Rngs,
     ):
         folded = 4 * channels
         self.stem = Conv(folded, width, rngs=rngs)

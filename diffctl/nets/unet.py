@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffctl.host import Count, Natural, show
 from diffctl.nets.blocks import BlockStyle, ResBlock
 from diffctl.nets.layers import (
     Conv,
     FourierFeatures,
     GroupNorm,
+    Images,
     Linear,
     depth_to_space,
     mean_pool,
@@ -43,15 +45,20 @@ class UNet(nnx.Module):
     def __init__(
         self,
         *,
-        channels: int,
-        widths: Sequence[int] = (64, 88),
-        blocks: Sequence[int] = (1, 2),
-        embedding: int = 128,
-        patch: int = 2,
-        groups: int = 8,
-        heads: int = 2,
+        channels: Count,
+        widths: Sequence[Count] = (64, 88),
+        blocks: Sequence[Natural] = (1, 2),
+        embedding: Count = 128,
+        patch: Count = 2,
+        groups: Count = 8,
+        heads: Count = 2,
         rngs: nnx.Rngs,
     ):
+        if len(widths) != len(blocks):
+            raise ValueError(
+                f"widths is {show(widths)} and blocks {show(blocks)}; expected one "
+                "entry of both for each resolution."
+            )
         style = BlockStyle(groups=groups)
         shared: dict[str, Any] = {
             "style": style,
@@ -81,6 +88,12 @@ class UNet(nnx.Module):
         )
         self.norm = GroupNorm(widths[0], groups=groups)
         self.head = Conv(widths[0], folded, gain=0.0, rngs=rngs)
+
+    @property
+    def images(self) -> Images:
+        """What images the network takes and makes."""
+        channels = self.stem.kernel.shape[2] // self.patch**2
+        return Images(channels, channels, self.patch * 2 ** (len(self.down) - 1))
 
     def __call__(self, x: jax.Array, noise_label: jax.Array) -> jax.Array:
         """Map an image (H, W, C) and a scalar noise label to (H, W, C)."""

@@ -7,20 +7,21 @@ model was trained with belongs to the autoencoder, on both of its sides.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffctl.core import DiffusionPrior, EncodedPrior, SeverityPrior
+from diffctl.host import Positive
 from diffctl.numerics.concrete import concrete
 from diffctl.numerics.dtypes import float_spec
 from diffctl.numerics.safe import squared_norm
 from diffctl.priors.network import NetworkPrior
-from diffctl.priors.storage import read_model
+from diffctl.priors.storage import Described, correcting, read_model
 from diffctl.pytree import pytree_dataclass, static
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -37,6 +38,11 @@ class Autoencoder(abc.ABC):
     @abc.abstractmethod
     def decode(self, z: jax.Array) -> jax.Array:
         """Return the image of a latent."""
+
+
+class _Described(Described):
+    scaling_factor: Positive | Sequence[Positive]
+    shift: NotRequired[float | Sequence[float]]
 
 
 @pytree_dataclass
@@ -64,11 +70,19 @@ class KLAutoencoder(Autoencoder):
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged or holds something else.
         """
-        net, description = read_model(Path(folder), kind="autoencoder")
+        folder = Path(folder)
+        net, description = read_model(folder, kind="autoencoder", fields=_Described)
+        scaling, shift = description["scaling_factor"], description.get("shift", 0.0)
+        with correcting(folder):
+            channels = getattr(net, "latent_channels", None)
+            if channels is None:
+                raise ValueError(f"a {type(net).__name__} is no autoencoder.")
+            _check_units("scaling_factor", scaling, channels)
+            _check_units("shift", shift, channels)
         return cls(
             net=net,
-            scaling=_number_or_vector(description["scaling_factor"]),
-            shift=_number_or_vector(description.get("shift", 0.0)),
+            scaling=_number_or_vector(scaling),
+            shift=_number_or_vector(shift),
         )
 
     def encode(self, x: jax.Array) -> jax.Array:
@@ -90,6 +104,14 @@ def _along(value: Any, latent: jax.Array) -> Any:
     if jnp.ndim(value) == 0:
         return value
     return jnp.asarray(value, latent.dtype).reshape((1,) * (latent.ndim - 1) + (-1,))
+
+
+def _check_units(name: str, value: Any, channels: int) -> None:
+    if isinstance(value, list) and len(value) not in (1, channels):
+        raise ValueError(
+            f"{name} has {len(value)} numbers; expected one, or one for each of the "
+            f"{channels} channels of a latent."
+        )
 
 
 def _number_or_vector(value: Any) -> Any:
@@ -162,8 +184,15 @@ class LatentDiffusionPrior(EncodedPrior):
             ValueError: encoder and decoder disagree about the shape of a latent.
         """
         z = float_spec(latent.shape)
-        image = jax.eval_shape(autoencoder.decode, z)
-        found = jax.eval_shape(autoencoder.encode, image)
+        try:
+            image = jax.eval_shape(autoencoder.decode, z)
+            found = jax.eval_shape(autoencoder.encode, image)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the autoencoder knows no latents of shape {latent.shape}, which the "
+                "latent prior models. Take the autoencoder that the latent prior was "
+                "trained with."
+            ) from error
         if found.shape != latent.shape:
             raise ValueError(
                 f"the encoder makes latents of shape {found.shape} of the decoder's "

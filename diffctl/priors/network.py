@@ -1,10 +1,9 @@
 """A neural denoiser as a prior: network, preconditioning, range of noise levels."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from diffctl.core import DiffusionPrior, LearnedVariancePrior
+from diffctl.host import Count, Range, check_value
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.preconditioning import (
     DiscretePreconditioning,
@@ -20,8 +20,28 @@ from diffctl.priors.preconditioning import (
     from_json,
     to_json,
 )
-from diffctl.priors.storage import DESCRIPTION, read_model, write_model
+from diffctl.priors.storage import (
+    Described,
+    correcting,
+    read_description,
+    read_net,
+    write_model,
+)
 from diffctl.pytree import pytree_dataclass, static
+
+Shape = Annotated[
+    tuple[Count, Count, Count],
+    "height, width and channels of the images, three whole numbers >= 1",
+]
+Level = Annotated[float, Range(0, above=True), "noise levels 0 < sigma_min < sigma_max"]
+
+
+class _Described(Described):
+    shape: Shape  # type: ignore[misc]
+    preconditioning: Any
+    sigma_min: Level
+    sigma_max: Level
+    variance: NotRequired[Literal["fixed", "learned"]]
 
 
 @pytree_dataclass
@@ -58,14 +78,32 @@ class NetworkPrior(DiffusionPrior):
         preconditioning: Preconditioning | None = None,
         **fields: Any,
     ) -> "NetworkPrior":
-        """Make a prior with freshly initialised parameters."""
-        return cls(
-            net=architecture.build(nnx.Rngs(params=key)),
+        """Make a prior with freshly initialised parameters.
+
+        Raises:
+            ValueError: the network does not take images of this shape, or the range of
+                noise levels is empty.
+        """
+        prior = cls(
+            net=architecture.abstract(),
             preconditioning=preconditioning or EDMPreconditioning(),
             architecture=architecture,
             shape=tuple(shape),
             **fields,
         )
+        prior.check()
+        return replace(prior, net=architecture.build(nnx.Rngs(params=key)))
+
+    def check(self) -> None:
+        """Check what a network does not tell before it is compiled.
+
+        Raises:
+            ValueError: the network does not take images of this shape, or the range of
+                noise levels is empty.
+        """
+        check_value(self.shape, Shape, "shape")
+        _check_range(self.sigma_min, self.sigma_max, self.preconditioning)
+        check_images(self.net, self.shape, learned=self.variance == "learned")
 
     @property
     def num_classes(self) -> int:
@@ -85,7 +123,7 @@ class NetworkPrior(DiffusionPrior):
                 f"label = {label}, but the network of this prior knows no classes; "
                 "leave the label out."
             )
-        if label is None or not 0 <= label < count:
+        if label is None or not _is_class(label, count):
             given = "none was given" if label is None else f"{label} is none of them"
             raise ValueError(
                 f"The network of this prior is conditioned on one of {count} classes "
@@ -111,33 +149,23 @@ class NetworkPrior(DiffusionPrior):
             ValueError: a file is truncated or is not what `model.json` describes, or
                 that makes no sense.
         """
-        net, description = read_model(Path(folder), kind=kind)
-        architecture = description["architecture"]
-        try:
-            prior = _VARIANCES[str(description.get("variance", "fixed"))]
+        folder = Path(folder)
+        description = read_description(folder, kind, _Described)
+        with correcting(folder):
             rule = from_json(description["preconditioning"])
-            sigma_min, sigma_max = _range_of(description, rule)
-            return prior(
-                net=net,
-                preconditioning=rule,
-                architecture=Architecture.of(
-                    architecture["name"], **architecture["arguments"]
-                ),
-                shape=_shape_of(description),
-                sigma_min=sigma_min,
-                sigma_max=sigma_max,
-                dtype=dtype,
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder}: the description of the prior lacks or does not know "
-                f"{error}; it was written by another version. Save the prior again."
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"{Path(folder) / DESCRIPTION}: {error} Correct it there, or save the "
-                "prior again."
-            ) from error
+            _check_range(description["sigma_min"], description["sigma_max"], rule)
+        prior = _VARIANCES[description.get("variance", "fixed")](
+            net=read_net(folder, description),
+            preconditioning=rule,
+            architecture=Architecture.from_json(description["architecture"]),
+            shape=tuple(description["shape"]),
+            sigma_min=description["sigma_min"],
+            sigma_max=description["sigma_max"],
+            dtype=dtype,
+        )
+        with correcting(folder):
+            prior.check()
+        return prior
 
     def save(
         self, folder: str | Path, *, overwrite: bool = False, notes: Any = None
@@ -191,34 +219,52 @@ _VARIANCES: dict[str, type[NetworkPrior]] = {
 }
 
 
-def _shape_of(description: Mapping[str, Any]) -> tuple[int, ...]:
-    shape = description["shape"]
-    is_list = isinstance(shape, list) and len(shape) == 3
-    if not is_list or any(type(size) is not int or size < 1 for size in shape):
-        raise ValueError(
-            f"shape is {shape!r}; expected height, width and channels of the images, "
-            "three whole numbers >= 1."
-        )
-    return tuple(shape)
+def _is_class(label: Any, count: int) -> bool:
+    """Return whether a label is the number of a class; 1.5 and True are none."""
+    number = np.asarray(label)
+    is_whole = number.ndim == 0 and number.dtype.kind in "iu"
+    return is_whole and 0 <= int(number) < count
 
 
-def _range_of(
-    description: Mapping[str, Any], rule: Preconditioning
-) -> tuple[float, float]:
-    """Return the least and the largest noise level, the same if trained on one."""
-    low, high = description["sigma_min"], description["sigma_max"]
+def _check_range(low: float, high: float, rule: Preconditioning) -> None:
+    """Check the least and the largest noise level, the same if trained on one."""
     is_single = (
         isinstance(rule, DiscretePreconditioning) and rule.betas.num_timesteps == 1
     )
-    are_numbers = all(type(level) in (int, float) for level in (low, high))
-    if not are_numbers or not (
-        0 < low < high < math.inf or (is_single and low == high)
-    ):
+    if not (0 < low < high < math.inf or (is_single and 0 < low == high)):
         raise ValueError(
             f"sigma_min is {low!r} and sigma_max {high!r}; expected noise levels "
             "0 < sigma_min < sigma_max."
         )
-    return low, high
+
+
+def check_images(net: Any, shape: tuple[int, ...], *, learned: bool = False) -> None:
+    """Compare the images of a U-Net with those that it is meant for.
+
+    Args:
+        net: the network.
+        shape: (H, W, C).
+        learned: whether its output has the channels twice, for a variance.
+
+    Raises:
+        ValueError: it is another kind of network, height and width cannot be halved as
+            often as it does it, or the channels are others.
+    """
+    images = getattr(net, "images", None)
+    if images is None:
+        raise ValueError(f"a {type(net).__name__} is no denoiser of images.")
+    height, width, channels = shape
+    if height % images.divisor or width % images.divisor:
+        raise ValueError(
+            f"shape is {shape}, and the network halves images until height and width "
+            f"are divided by {images.divisor}; expected multiples of {images.divisor}."
+        )
+    least = 2 * channels if learned else channels
+    if images.channels_in != channels or images.channels_out < least:
+        raise ValueError(
+            f"shape is {shape}, and the network takes {images.channels_in} and makes "
+            f"{images.channels_out} channels; expected {channels} and {least}."
+        )
 
 
 def apply_preconditioned(

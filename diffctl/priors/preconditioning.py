@@ -8,9 +8,8 @@ al., 2022), table 1; "Consistency Models" (Song et al., 2023), appendix C.
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 
 from diffctl.diffusion.betas import Betas
 from diffctl.diffusion.schedules import VP
+from diffctl.host import Positive, check_settings, show
 from diffctl.pytree import pytree_dataclass, static
 
 
@@ -46,7 +46,7 @@ class EDMPreconditioning(Preconditioning):
     c_in = 1 / sqrt(sigma^2 + s^2), c_noise = `noise_gain` ln(sigma), s = `sigma_data`.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     noise_gain: float = 0.25
 
     def __call__(self, sigma: jax.Array) -> Coefficients:
@@ -68,8 +68,8 @@ class ConsistencyPreconditioning(Preconditioning):
     c_noise = `noise_gain` ln(sigma).
     """
 
-    sigma_data: float = 0.5
-    sigma_min: float = 0.002
+    sigma_data: Positive = 0.5
+    sigma_min: Positive = 0.002
     noise_gain: float = 250.0
 
     def __call__(self, sigma: jax.Array) -> Coefficients:
@@ -91,9 +91,9 @@ class VPPreconditioning(Preconditioning):
     with sigma the noise level at time t in [0, 1]; see `schedules.VP`.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    label_scale: float = 999.0
+    beta_min: Positive = 0.1
+    beta_max: Positive = 20.0
+    label_scale: Positive = 999.0
 
     def __call__(self, sigma: jax.Array) -> Coefficients:
         time = VP(beta_min=self.beta_min, beta_max=self.beta_max).time(sigma)
@@ -129,7 +129,7 @@ class DiscretePreconditioning(Preconditioning):
     """
 
     betas: Betas = static(default=Betas())
-    label_scale: float = 1.0
+    label_scale: Positive = 1.0
 
     @abc.abstractmethod
     def skip_and_out(self, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -221,39 +221,26 @@ def to_json(rule: Preconditioning) -> dict[str, Any]:
     return described
 
 
-def from_json(described: Mapping[str, Any]) -> Preconditioning:
+class _Named(TypedDict):
+    name: str
+
+
+def from_json(described: Any) -> Preconditioning:
     """Build what `to_json` described.
 
     Raises:
-        KeyError, TypeError: it is of another version.
-        ValueError: it is not a table of settings, or a setting is not a finite number.
+        ValueError: it is not a table of settings, names no rule, or a setting is
+            unknown, missing or not what it must be.
     """
-    name, fields = _settings("preconditioning", described, "name")
-    kind = PRECONDITIONINGS[name]
-    betas = fields.pop("betas", None)
-    _check_numbers("preconditioning", fields)
-    if betas is not None:
-        recipe, numbers = _settings("betas", betas, "recipe")
-        table = numbers.pop("table", [])
-        _check_numbers("betas", numbers)
-        fields["betas"] = Betas.of(recipe, table=table, **numbers)
-    return kind(**fields)
-
-
-def _settings(whose: str, described: Any, key: str) -> tuple[str, dict[str, Any]]:
-    """Return what a description says under `key`, a string, and the rest."""
-    if not isinstance(described, Mapping):
-        raise ValueError(f"{whose} is {described!r}; expected a table of settings.")
-    settings = dict(described)
-    name = settings.pop(key)
-    if not isinstance(name, str):
-        raise ValueError(f"{whose} has the {key} {name!r}; expected a string.")
-    return name, settings
-
-
-def _check_numbers(whose: str, settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(
-                f"{name} of the {whose} is {value!r}; expected a finite number."
-            )
+    check_settings(_Named, described, "the preconditioning", others=True)
+    fields = dict(described)
+    name = fields.pop("name")
+    if name not in PRECONDITIONINGS:
+        raise ValueError(
+            f"There is no preconditioning called {show(name)}; choose one of "
+            f"{', '.join(PRECONDITIONINGS)}."
+        )
+    if "betas" in fields:
+        fields["betas"] = Betas.from_json(fields["betas"])
+    check_settings(PRECONDITIONINGS[name], fields, "the preconditioning")
+    return PRECONDITIONINGS[name](**fields)

@@ -3,21 +3,48 @@
 The converter can write an Orbax checkpoint in place of the safetensors file.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from diffctl import checkpoint
-from diffctl.host import MODEL, new_folder, read_json, to_json
+from diffctl.host import (
+    MODEL,
+    Count,
+    check_settings,
+    new_folder,
+    read_json,
+    show,
+    to_json,
+)
 from diffctl.nets.architecture import Architecture
+from diffctl.priors.weights import ORBAX as ORBAX
+from diffctl.priors.weights import WEIGHTS as WEIGHTS
+from diffctl.priors.weights import (
+    check_table,
+    count_scalars,
+    read_arrays,
+    read_table,
+    weights_of,
+)
 
-WEIGHTS, DESCRIPTION, ORBAX = "weights.safetensors", "model.json", "weights.orbax"
+DESCRIPTION = "model.json"
 FORMAT = 1
+
+
+class Described(TypedDict):
+    """What `model.json` holds of every model, besides its kind and the format.
+
+    Kinds of models have fields of their own, in subclasses.
+    """
+
+    architecture: Mapping[str, Any]
+    shape: NotRequired[Sequence[Count]]
 
 
 def parameter_names(net: Any) -> list[str]:
@@ -81,53 +108,72 @@ def write_weights(path: Path, weights: Mapping[str, ArrayLike]) -> None:
     path.chmod(0o644)
 
 
-def read_model(folder: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
+def read_model(
+    folder: Path, *, kind: str, fields: type = Described
+) -> tuple[Any, dict[str, Any]]:
     """Read a network of the given kind and its description.
+
+    Args:
+        folder: with both.
+        kind: of the model.
+        fields: the `TypedDict` of what `model.json` must hold.
 
     Raises:
         FileNotFoundError: the folder or one of its two files is missing.
-        ValueError: a file is damaged, of another kind or format, or the tensors are not
-            those of the described architecture.
+        ValueError: a file is damaged, of another kind or format, the tensors are not
+            those of the described architecture, or they have numbers that are not
+            finite.
     """
-    description = read_description(folder, kind)
-    net = _abstract_network(folder, description)
-    names = parameter_names(net)
-    weights = (
-        _restore_weights(folder / ORBAX, net, description)
-        if (folder / ORBAX).is_dir()
-        else _read_weights(folder / WEIGHTS)
-    )
-    _check_names(folder, set(names), set(weights))
+    description = read_description(folder, kind, fields)
+    return read_net(folder, description), description
+
+
+def read_net(folder: Path, description: Mapping[str, Any]) -> Any:
+    """Read the network of a folder whose description was read.
+
+    Raises:
+        FileNotFoundError: the parameters are missing.
+        ValueError: as `read_model`.
+    """
+    path = weights_of(folder)
+    table = read_table(path)
+    with correcting(folder):
+        architecture = Architecture.from_json(description["architecture"])
+        net = architecture.abstract_within(len(table), count_scalars(table))
     leaves, structure = jax.tree.flatten(net)
-    for name, leaf in zip(names, leaves, strict=True):
-        if weights[name].shape != leaf.shape:
-            raise ValueError(
-                f"{folder / WEIGHTS}: {name} has shape {weights[name].shape}, the "
-                f"architecture in {DESCRIPTION} needs {leaf.shape}."
-            )
-    arrays = [jax.numpy.asarray(weights[name]) for name in names]
-    return jax.tree.unflatten(structure, arrays), description
+    names = parameter_names(net)
+    shapes = [leaf.shape for leaf in leaves]
+    check_table(path, table, dict(zip(names, shapes, strict=True)))
+    arrays = read_arrays(path, table)
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 
-def _abstract_network(folder: Path, description: dict[str, Any]) -> Any:
+@contextlib.contextmanager
+def correcting(folder: Path) -> Iterator[None]:
+    """Say of what is wrong with a setting of a model which file it is in."""
     try:
-        architecture = description["architecture"]
-        return Architecture.of(
-            architecture["name"], **architecture["arguments"]
-        ).abstract()
-    except (KeyError, TypeError, ValueError) as error:
+        yield
+    except ValueError as error:
         raise ValueError(
-            f"{folder / DESCRIPTION} does not describe a network that can be built: "
-            f"{error}."
+            f"{folder / DESCRIPTION}: {error} Correct it there, or save the model "
+            "again."
         ) from error
 
 
-def read_description(folder: Path, kind: str | None = None) -> dict[str, Any]:
-    """Read `model.json`; `kind` None accepts every kind.
+def read_description(
+    folder: Path, kind: str | None = None, fields: type = Described
+) -> dict[str, Any]:
+    """Read `model.json`.
+
+    Args:
+        folder: of the model.
+        kind: of the model; None accepts every kind.
+        fields: the `TypedDict` of what it must hold.
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: it is damaged, or of another kind or format.
+        ValueError: it is damaged, of another kind or format, or a field is not what it
+            must be.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -138,42 +184,12 @@ def read_description(folder: Path, kind: str | None = None) -> dict[str, Any]:
     description = read_json(path)
     found = description.get("kind") if isinstance(description, dict) else None
     wanted = kind or found
-    if found is None or found != wanted or description.get("format") != FORMAT:
+    is_format = isinstance(found, str) and description.get("format") == FORMAT
+    if not is_format or found != wanted:
         raise ValueError(
-            f"{path} describes a {found!r}, expected a {wanted!r} in format {FORMAT}."
+            f"{path} describes a {show(found)}, expected a {wanted!r} in format "
+            f"{FORMAT}."
         )
+    with correcting(folder):
+        check_settings(fields, description, "the model", others=True)
     return description
-
-
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; the folder is incomplete.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or not a safetensors file: {error}."
-        ) from error
-
-
-def _restore_weights(
-    path: Path, net: Any, description: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    dtypes = description.get("dtypes", {})
-    like = {
-        name: jax.ShapeDtypeStruct(leaf.shape, dtypes.get(name, leaf.dtype))
-        for name, leaf in zip(parameter_names(net), jax.tree.leaves(net), strict=True)
-    }
-    return checkpoint.restore(path, like)
-
-
-def _check_names(folder: Path, needed: set[str], found: set[str]) -> None:
-    if needed != found:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not fit {DESCRIPTION}: "
-            f"missing {sorted(needed - found)[:5]}, "
-            f"unknown {sorted(found - needed)[:5]}."
-        )

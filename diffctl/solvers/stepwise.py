@@ -53,7 +53,7 @@ class SolveState:
                 another solve, or a damaged one.
         """
         if checkpoint.exists(folder):
-            saved = checkpoint.stored(folder).get(".belongs_to")
+            saved = checkpoint.stored(folder, ".belongs_to")
             if saved is None or not np.array_equal(saved, self.belongs_to):
                 raise checkpoint.CheckpointError(
                     f"{folder} holds the state of another solve, which is not replaced."
@@ -84,7 +84,7 @@ class SolveState:
             ValueError: the state belongs to another solve.
         """
         arguments = (key, problem, prior, solver)
-        saved = checkpoint.stored(folder).get(".belongs_to")
+        saved = checkpoint.stored(folder, ".belongs_to")
         if saved is not None and saved.shape == (len(ARGUMENTS), digest.SIZE):
             _require_same(saved, _digests(*arguments))
         return checkpoint.restore(folder, jax.eval_shape(start, *arguments))

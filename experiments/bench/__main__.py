@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 import diffctl
+from diffctl.host import Count
 from experiments.bench import compilation, iteration, memory
 from experiments.common import measured
 
@@ -16,8 +17,8 @@ from experiments.common import measured
 class Bench:
     """What to measure; times are medians of `repeats` interleaved runs."""
 
-    repeats: int = 7
-    num_levels: int = 20
+    repeats: Count = 7
+    num_levels: Count = 20
 
 
 def measure(bench: Bench) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffctl.host import Count
 from diffctl.nets import Architecture
 from experiments.common import measured
 
@@ -37,8 +38,8 @@ SETTINGS: dict[str, Any] = {
 class Bench:
     """What to measure."""
 
-    repeats: int = 3
-    size: int = SIZE
+    repeats: Count = 3
+    size: Count = SIZE
 
 
 def architecture() -> Architecture:

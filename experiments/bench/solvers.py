@@ -20,6 +20,7 @@ from diffctl.cli.solver_table import SOLVERS, SolverChoice
 from diffctl.cli.task_table import TASKS
 from diffctl.cli.tasks import Request
 from diffctl.core import Solver
+from diffctl.host import Count
 from experiments.common import measured
 from experiments.common.bare_calls import bare_calls
 from experiments.common.solving import count_calls
@@ -39,10 +40,10 @@ class Bench:
         batch: examples that are solved together.
     """
 
-    repeats: int = 5
-    steps: int = 50
+    repeats: Count = 5
+    steps: Count = 50
     solvers: tuple[str, ...] = tuple(SOLVERS)
-    batch: int = 1
+    batch: Count = 1
 
 
 def measure(bench: Bench) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from diffctl.cli.solver_table import as_it_is
 from diffctl.cli.terminal import Terminal
 from diffctl.cli.timing import Timed
 from diffctl.core import Solver
+from diffctl.host import Count, check_value
 from diffctl.solvers import listen
 from experiments.common import environment
 from experiments.common.solving import (
@@ -93,8 +94,8 @@ def run_rows(
     Raises:
         ValueError: a number is out of range, or files of other settings are in the way.
     """
-    if count < 1 or chunk < 1:
-        raise ValueError(f"--count is {count}, --chunk {chunk}; expected at least 1.")
+    check_value(count, Count, "--count")
+    check_value(chunk, Count, "--chunk")
     pending = _pending(rows, results, seed, count)
     jobs = _plan(pending, seed, chunk)
     _announce(jobs, terminal)

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from diffctl import assets
 from diffctl.cli.names import lookup
 from diffctl.cli.solver_table import SOLVERS
 from diffctl.cli.terminal import Terminal
 from diffctl.core import Solver
+from diffctl.host import Count, Range, Seed
 from diffctl.operators import Problem
 from diffctl.solvers.requirements import check_inputs
 from diffctl.training.data import Dataset, to_unit_range
@@ -53,20 +54,20 @@ class Run:
 
     data: Path
     out: Path
-    count: int = 64
+    count: Count = 64
     tasks: tuple[str, ...] = tuple(RESTORATIONS)
     solvers: tuple[str, ...] = ("doc", "doc_paper", "doc_released_code", "dps")
     budgets: tuple[str, ...] = (OWN,)
-    chunk: int = 16
-    noise_std: float = 0.05
-    seed: int = 0
+    chunk: Count = 16
+    noise_std: Annotated[float, Range(0)] = 0.05
+    seed: Seed = 0
 
 
 def rows(run: Run) -> list[Row]:
     """Return a row for every task, solver that can, and budget."""
     prior, classifier = assets.digits_prior(), assets.digits_classifier()
     data = Dataset.load(run.data, "x_test", "y_test")
-    if not run.count <= len(data.images):
+    if run.count > len(data.images):
         raise ValueError(f"--count is {run.count}; there are {len(data.images)}.")
     images, labels = to_unit_range(data.images[: run.count]), data.labels[: run.count]
     settings = {

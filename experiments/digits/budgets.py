@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from diffctl.cli.solver_table import SOLVERS, Build
 from diffctl.core import Solver
+from diffctl.host import show
 from diffctl.solvers import DOC
 from experiments.common.solving import count_calls
 
@@ -54,9 +55,12 @@ def solver_within(budget: str, name: str, task: str) -> Solver | None:
     choice = SOLVERS[name]
     if budget == OWN:
         return choice.build(task, None)
-    if not (budget.isdecimal() and int(budget)):
+    # Longer ones are no numbers of calls that anybody waits for.
+    number = budget if budget.isascii() and len(budget) <= 6 else ""
+    if not (number.isdecimal() and int(number)):
         raise ValueError(
-            f"A budget is {budget!r}; expected {OWN!r} or a positive number of calls."
+            f"A budget is {show(budget)}; expected {OWN!r} or a positive number of "
+            "calls, at most 999999."
         )
     build = _BUILD.get(name, choice.build)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from rich.progress import Progress
 from diffctl import assets
 from diffctl.cli.names import lookup
 from diffctl.cli.terminal import Terminal
+from diffctl.host import Count, Range, Seed
 from diffctl.operators import Problem
 from diffctl.priors.storage import read_description
 from diffctl.training.data import Dataset, to_unit_range
@@ -59,11 +60,11 @@ class Run:
     out: Path
     models: tuple[str, ...] = tuple(MODELS)
     task: str = "super_resolution_x4"
-    count: int = 16
-    num_steps: int = 2000
-    batch_size: int = 64
-    noise_std: float = 0.05
-    seed: int = 0
+    count: Count = 16
+    num_steps: Count = 2000
+    batch_size: Count = 64
+    noise_std: Annotated[float, Range(0)] = 0.05
+    seed: Seed = 0
 
 
 def compute(run: Run, terminal: Terminal) -> None:
@@ -85,7 +86,7 @@ def compute(run: Run, terminal: Terminal) -> None:
 
 def _examples(run: Run) -> Restorations:
     data = Dataset.load(run.data, "x_test", "y_test")
-    if not 1 <= run.count <= len(data.images):
+    if run.count > len(data.images):
         raise ValueError(f"--count is {run.count}; there are {len(data.images)}.")
     images, labels = to_unit_range(data.images[: run.count]), data.labels[: run.count]
     return Restorations(

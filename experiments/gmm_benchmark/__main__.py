@@ -13,8 +13,9 @@ from pathlib import Path
 
 from diffctl.cli.names import lookup
 from diffctl.cli.terminal import Terminal
+from diffctl.host import Count, Positive, Seed
 from experiments.common import Results, command
-from experiments.gmm_benchmark.problems import Family
+from experiments.gmm_benchmark.problems import Family, check_cell
 from experiments.gmm_benchmark.runner import Plan, run_plan
 from experiments.gmm_benchmark.samplers import SAMPLERS, with_levels
 from experiments.gmm_benchmark.table import render
@@ -39,16 +40,16 @@ class Run:
     """
 
     out: Path
-    dims: tuple[int, ...] = (8, 80, 800)
-    measurements: tuple[int, ...] = (1, 2, 4)
-    problems: int = 20
-    samples: int = 1000
+    dims: tuple[Count, ...] = (8, 80, 800)
+    measurements: tuple[Count, ...] = (1, 2, 4)
+    problems: Count = 20
+    samples: Count = 1000
     samplers: tuple[str, ...] = tuple(SAMPLERS)
-    levels: int = 100
-    directions: int = 1000
+    levels: Count = 100
+    directions: Count = 1000
     uniform_weights: bool = False
-    noise_std: float | None = None
-    seed: int = 0
+    noise_std: Positive | None = None
+    seed: Seed = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +72,8 @@ def compute(run: Run, terminal: Terminal) -> None:
         num_samples=run.samples,
         num_directions=run.directions,
     )
+    for cell in plan.cells:  # all of them before the first one is computed
+        check_cell(*cell)
     run_plan(plan, Results(run.out), terminal)
 
 

@@ -103,6 +103,14 @@ class Posed:
     posterior: ExactPosterior
 
 
+def check_cell(size: int, measured: int) -> None:
+    """Raise `ValueError` unless `size` is even and `measured` between 1 and it."""
+    if size % 2 or not 1 <= measured <= size:
+        raise ValueError(
+            f"d is {size} and d_y {measured}; expected an even d, and d_y from 1 to d."
+        )
+
+
 @dataclass(frozen=True)
 class Family:
     """How problems are drawn. A problem depends on these fields, its size and number.
@@ -124,11 +132,7 @@ class Family:
             ValueError: `size` is not even, `measured` not between 1 and it, or
                 `noise_std` not positive.
         """
-        if size % 2 or not 1 <= measured <= size:
-            raise ValueError(
-                f"d is {size} and d_y {measured}; expected an even d, and d_y from 1 "
-                "to d."
-            )
+        check_cell(size, measured)
         if self.noise_std is not None and not self.noise_std > 0:
             raise ValueError(f"noise_std is {self.noise_std}; expected more than 0.")
         rng = np.random.default_rng([self.seed, size, measured, number])

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from diffctl.cli.terminal import Terminal
+from diffctl.host import Count, Range, Seed
 from experiments.common import Results, command, run_rows
 from experiments.robustness.studies import STUDIES, rows
 from experiments.robustness.table import render
-
-_MOST_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Run:
     """
 
     out: Path
-    count: int = 8
-    levels: tuple[int, ...] = (5, 10, 20, 50)
+    count: Annotated[int, Range(1, 32)] = 8
+    levels: tuple[Count, ...] = (5, 10, 20, 50)
     studies: tuple[str, ...] = tuple(STUDIES)
     tasks: tuple[str, ...] = ("super_resolution_x4", "random_inpainting")
     solvers: tuple[str, ...] = ("doc", "dps")
-    chunk: int = 8
-    noise_std: float = 0.05
-    seed: int = 0
+    chunk: Count = 8
+    noise_std: Annotated[float, Range(0)] = 0.05
+    seed: Seed = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compute(run: Run, terminal: Terminal) -> None:
     """Compute what is missing."""
-    if run.count > _MOST_IMAGES:
-        raise ValueError(f"--count is {run.count}; expected at most {_MOST_IMAGES}.")
     made = rows(
         run.studies, run.tasks, run.solvers, run.levels, run.noise_std, run.seed
     )

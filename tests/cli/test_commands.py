@@ -67,7 +67,9 @@ def test_list_is_complete(capsys):
 def test_errors_are_one_line_and_a_document_for_machines(capsys, json_flag):
     assert main.main(["demo", "--digits", "0", *json_flag]) == 2
     captured = capsys.readouterr()
-    assert captured.err == ("diffctl: error: --digits is 0; expected 1 to 32.\n")
+    assert captured.err == (
+        "diffctl: error: --digits is 0; expected a whole number from 1 to 32.\n"
+    )
     if json_flag:
         assert "--digits" in json.loads(captured.out)["error"]
     else:

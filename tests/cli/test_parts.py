@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffctl.cli.compilation import keep_compiled_programs
-from diffctl.cli.images import check_shape, read_image
+from diffctl.cli.images import Expected, check_shape, read_image
 from diffctl.cli.manifest import describe, versions
 from diffctl.cli.names import lookup
 from diffctl.cli.timing import timed
@@ -66,7 +66,7 @@ def test_pictures_that_cannot_be_used_are_refused(tmp_path):
 
 def test_wrong_shapes_are_answered_with_the_cure(tmp_path):
     with pytest.raises(ValueError, match="convert it to grey and resize it to 4x5"):
-        check_shape(tmp_path / "a.png", np.zeros((3, 3, 3)), (4, 5, 1), "the prior")
+        check_shape(tmp_path / "a.png", (3, 3, 3), Expected((4, 5, 1), "the prior"))
 
 
 @contextlib.contextmanager

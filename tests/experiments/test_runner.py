@@ -73,7 +73,7 @@ def test_other_settings_are_refused(row, tmp_path):
         run(changed, tmp_path, count=2, chunk=1)
     with pytest.raises(ValueError, match="seed"):
         run(row, tmp_path, count=2, chunk=1, seed=1)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="--count is 0; expected a whole number >= 1"):
         run(row, tmp_path, count=0, chunk=1)
 
 

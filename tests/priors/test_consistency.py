@@ -38,7 +38,7 @@ def _network(preconditioning):
     return NetworkPrior(
         net=Bent(gain=jnp.asarray(1.3)),
         preconditioning=preconditioning,
-        architecture=Architecture.of("unet"),
+        architecture=Architecture.of("unet", channels=1),
         shape=(SIZE,),
     )
 

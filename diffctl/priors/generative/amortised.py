@@ -5,7 +5,7 @@ or an image made from it, the same at training and at use.
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,16 @@ class ConditionalFlow(Model, AmortisedSampler):
     def decode_given(self, z: jax.Array, features: jax.Array) -> jax.Array:
         return self.net.forward(z, features.reshape(-1))[0].reshape(self.shape)
 
+    def through(self, x: jax.Array) -> jax.Array:
+        context = jnp.zeros(self.argument("context"), x.dtype)
+        return self.decode_given(x.reshape(-1), context)
+
+
+class Conditioned(TypedDict):
+    """Settings of a `ConditionalNetwork`."""
+
+    preconditioning: Any
+
 
 @pytree_dataclass
 class ConditionalNetwork(Model, ConditionalDiffusion):
@@ -59,6 +69,7 @@ class ConditionalNetwork(Model, ConditionalDiffusion):
     """
 
     kind: ClassVar[str] = "conditional denoiser"
+    known: ClassVar[type] = Conditioned
 
     preconditioning: Preconditioning = EDMPreconditioning()
 
@@ -68,6 +79,9 @@ class ConditionalNetwork(Model, ConditionalDiffusion):
     @classmethod
     def fields_of(cls, settings: dict[str, Any]) -> dict[str, Any]:
         return {"preconditioning": from_json(settings["preconditioning"])}
+
+    def through(self, x: jax.Array) -> jax.Array:
+        return self.given(x).denoise(x, jnp.ones((), x.dtype))
 
     def given(self, features: jax.Array) -> DiffusionPrior:
         return GivenFeatures(net=self.net, rule=self.preconditioning, features=features)

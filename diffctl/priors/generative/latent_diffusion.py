@@ -45,5 +45,8 @@ class LatentNetworkPrior(Model, SeverityPrior):
     def decode(self, z: jax.Array) -> jax.Array:
         return self.net.autoencoder.decode(z)
 
+    def through(self, x: jax.Array) -> jax.Array:
+        return self.decode(self.encode(x))
+
     def estimate_latent(self, y: Any) -> tuple[jax.Array, jax.Array]:
         return self.net.severity(y)

@@ -1,14 +1,33 @@
 """What priors of small trained networks share: how they are made, saved and read."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 import jax
 from flax import nnx
 
+from diffctl.host import Count, check_settings, check_value, show
 from diffctl.nets.architecture import Architecture
-from diffctl.priors.storage import read_model, write_model
+from diffctl.numerics.dtypes import float_spec
+from diffctl.priors.storage import (
+    Described,
+    correcting,
+    read_description,
+    read_net,
+    write_model,
+)
 from diffctl.pytree import pytree_dataclass, static
+
+
+class _Described(Described):
+    shape: Sequence[Count]  # type: ignore[misc]
+    settings: Mapping[str, Any]
+
+
+class NoSettings(TypedDict):
+    """Of models that know nothing beside their network."""
 
 
 @pytree_dataclass
@@ -16,6 +35,7 @@ class Model:
     """A network with its description and the shape of the signals it is about."""
 
     kind: ClassVar[str]  # in `model.json`
+    known: ClassVar[type] = NoSettings  # what `settings` may hold
 
     net: Any  # nnx.Module
     architecture: Architecture = static()
@@ -30,9 +50,15 @@ class Model:
         key: jax.Array,
         **fields: Any,
     ) -> Self:
-        """Make a prior with freshly initialised parameters."""
-        net = architecture.build(nnx.Rngs(params=key))
-        return cls(net=net, architecture=architecture, shape=tuple(shape), **fields)
+        """Make a prior with freshly initialised parameters.
+
+        Raises:
+            ValueError: the network is none of such signals.
+        """
+        net, shape = architecture.abstract(), tuple(shape)
+        prior = cls(net=net, architecture=architecture, shape=shape, **fields)
+        prior.check()
+        return replace(prior, net=architecture.build(nnx.Rngs(params=key)))
 
     @classmethod
     def restore(cls, folder: str | Path) -> Self:
@@ -40,14 +66,51 @@ class Model:
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file is damaged, or the model is of another kind.
+            ValueError: a file is damaged, the model is of another kind, or network,
+                shape and settings do not fit together.
         """
-        net, description = read_model(Path(folder), kind=cls.kind)
-        found = description["architecture"]
-        architecture = Architecture.of(found["name"], **found["arguments"])
-        fields = cls.fields_of(description["settings"])
-        shape = tuple(description["shape"])
-        return cls(net=net, architecture=architecture, shape=shape, **fields)
+        folder = Path(folder)
+        description = read_description(folder, cls.kind, _Described)
+        with correcting(folder):
+            check_settings(cls.known, description["settings"], "the settings")
+            fields = cls.fields_of(description["settings"])
+        prior = cls(
+            net=read_net(folder, description),
+            architecture=Architecture.from_json(description["architecture"]),
+            shape=tuple(description["shape"]),
+            **fields,
+        )
+        with correcting(folder):
+            prior.check()
+        return prior
+
+    def check(self) -> None:
+        """Check that the network is one of such signals; nothing is computed.
+
+        Raises:
+            ValueError: it is not.
+        """
+        check_value(self.shape, tuple[Count, ...], "shape")
+        signal = float_spec(self.shape)
+        try:
+            found = jax.eval_shape(type(self).through, self, signal)
+            fits = found.shape == signal.shape
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"shape is {show(list(self.shape))}, and the network "
+                f"{self.architecture.name} is no {self.kind} of such signals with the "
+                f"arguments {show(self.architecture.arguments)}; expected the shape "
+                "that it was made for."
+            )
+
+    def through(self, x: jax.Array) -> jax.Array:
+        """Take a signal (*shape) through the network to another one, as a test.
+
+        Overridden where the shape of a signal decides that of all other inputs.
+        """
+        return x
 
     def save(
         self, folder: str | Path, *, overwrite: bool = False, notes: Any = None

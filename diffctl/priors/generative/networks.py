@@ -1,7 +1,7 @@
 """Trained generators, autoencoders, flows and energies as priors."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from diffctl.core import (
     InvertiblePrior,
     LogDensityPrior,
 )
+from diffctl.host import Positive
 from diffctl.priors.generative.model import Model
 from diffctl.pytree import pytree_dataclass
 
@@ -31,6 +32,9 @@ class GeneratorPrior(Model, GenerativePrior):
 
     def decode(self, z: jax.Array) -> jax.Array:
         return self.net(z)
+
+    def through(self, x: jax.Array) -> jax.Array:
+        return self.decode(jnp.zeros(self.latent_shape, x.dtype))
 
 
 @pytree_dataclass
@@ -56,6 +60,9 @@ class AutoencoderPrior(Model, AutoencodingPrior):
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.net.encode(x)
 
+    def through(self, x: jax.Array) -> jax.Array:
+        return self.decode(self.encode(x)[0])
+
 
 @pytree_dataclass
 class FlowPrior(Model, InvertiblePrior):
@@ -78,6 +85,15 @@ class FlowPrior(Model, InvertiblePrior):
     def invert(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.net.inverse(x.reshape(-1))
 
+    def through(self, x: jax.Array) -> jax.Array:
+        return self.decode_with_log_det(self.invert(x)[0])[0]
+
+
+class Confinement(TypedDict, total=False):
+    """Settings of an `EnergyPrior`."""
+
+    spread: Positive
+
 
 @pytree_dataclass
 class EnergyPrior(Model, LogDensityPrior):
@@ -88,6 +104,7 @@ class EnergyPrior(Model, LogDensityPrior):
     """
 
     kind: ClassVar[str] = "energy"
+    known: ClassVar[type] = Confinement
 
     spread: Any = 3.0  # () far larger than the signals
 
@@ -96,6 +113,9 @@ class EnergyPrior(Model, LogDensityPrior):
 
     def neg_log_density(self, x: jax.Array) -> jax.Array:
         return confined_energy(self.net, x, self.spread)
+
+    def through(self, x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.sum(self.net(x)), x.shape)
 
 
 def confined_energy(net: Any, x: jax.Array, spread: Any) -> jax.Array:

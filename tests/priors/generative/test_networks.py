@@ -120,9 +120,15 @@ def test_the_density_of_a_flow_is_the_change_of_variables():
 
 def test_priors_come_back_from_disk(tmp_path):
     energy = dataclasses.replace(make(EnergyPrior), spread=2.5)
+    architecture = Architecture.of(
+        "unet", channels=2, widths=[4], blocks=[1], embedding=4, groups=2
+    )
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), architecture.abstract()
+    )
     denoiser = ConditionalNetwork(
-        net=make(EnergyPrior).net,
-        architecture=ARCHITECTURES[EnergyPrior],
+        net=zeros,
+        architecture=architecture,
         shape=SHAPE,
         preconditioning=EDMPreconditioning(sigma_data=0.3),
     )

@@ -65,7 +65,7 @@ class Convert:
     reference: Path | None = None
     """recorded arrays (.npz) to compare with"""
     orbax: bool = False
-    """write an Orbax checkpoint instead of a safetensors file"""
+    """write an Orbax checkpoint instead; takes three times the memory of the file"""
     overwrite: bool = False
     """replace the folder if it holds a model"""
     dry_run: bool = False

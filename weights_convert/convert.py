@@ -8,6 +8,7 @@ import numpy as np
 
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import Config, ConfigError, Family, Plan
+from weights_convert.families.looked import Looked
 from weights_convert.mapping import (
     MappingError,
     Shapes,
@@ -115,10 +116,11 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         ConfigError: a setting is missing or contradicts the file.
         MappingError: the shapes are not those of any network of the family.
     """
+    looked = Looked(shapes)
     try:
         settings = family.settings(config)
         family.declared.check(settings)
-        plan = family.plan(shapes, settings)
+        plan = family.plan(looked, settings)
         return plan, plan.architecture.abstract()
     except (ConfigError, MappingError):
         raise
@@ -126,13 +128,12 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         raise MappingError(
             f"the file lacks {error}, which every {family.title} has."
         ) from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except IndexError as error:
+        raise MappingError(
+            f"the tensor {looked.last} has shape {shapes.get(looked.last)}, with more "
+            f"or fewer axes than in any {family.title}."
+        ) from error
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise MappingError(
             f"the tensors and settings describe no {family.title}: {error}"
         ) from error

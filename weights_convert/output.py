@@ -50,7 +50,8 @@ def write(
         source: the checkpoint; its hash and, of an index, those of all its files are
             recorded.
         dtype: of the parameters; None to keep each as it is stored.
-        orbax: write an Orbax checkpoint instead of a safetensors file.
+        orbax: write an Orbax checkpoint instead of a safetensors file; orbax takes all
+            arrays at once, and three times their memory.
         overwrite: replace a model that is there.
         progress: told of every parameter written.
         say: told what the user should know of the folder.
@@ -70,7 +71,7 @@ def write(
             description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
             arrays = {}
             for path, array in parameters(conversion):
-                arrays[path] = array.astype(dtypes[path])
+                arrays[path] = array.astype(dtypes[path], copy=False)
                 progress(arrays[path].nbytes)
             checkpoint.save(scratch / ORBAX, arrays)
         else:

@@ -21,6 +21,7 @@ from weights_convert.families.base import (
     number,
     number_of_steps,
 )
+from weights_convert.families.looked import axes
 from weights_convert.families.settings import (
     NAMING,
     SAMPLING,
@@ -138,7 +139,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         for spec in reversed(down)
     ]
     up[-1]["resample"] = None
-    width, image = shapes["conv_in.weight"][:2]
+    width, image = axes(shapes, "conv_in.weight", 2)
     out = shapes["conv_out.weight"][0]
     widths = [spec["width"] for spec in down]
     check_channels(image, out)

@@ -33,6 +33,7 @@ from weights_convert.families.diffusers_layers import (
     U_NET_LAYERS,
     u_net_table,
 )
+from weights_convert.families.looked import axes
 from weights_convert.families.schedulers import schedule as schedule
 from weights_convert.families.schedulers import timesteps as timesteps
 from weights_convert.families.settings import (
@@ -121,7 +122,7 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     film = known["resnet_time_scale_shift"] == "scale_shift"
     norm = not film or known["attn_norm_num_groups"] is not None
     rows, columns = image_size(config, "sample_size", len(widths))
-    stem, image = shapes["conv_in.weight"][:2]
+    stem, image = axes(shapes, "conv_in.weight", 2)
     out = shapes["conv_out.weight"][0]
     check_channels(image, out)
     check_agreement(config, {"in_channels": image, "out_channels": out})

@@ -23,6 +23,7 @@ from weights_convert.families.diffusers_layers import (
     SILU,
     autoencoder_table,
 )
+from weights_convert.families.looked import axes
 from weights_convert.families.settings import COMPUTING, NAMING, Only, Settings, names
 from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
@@ -58,7 +59,7 @@ def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
         {"width": width, "blocks": blocks, "resample": "corner"} for width in widths
     ]
     levels[-1]["resample"] = None
-    stem, image = shapes["encoder.conv_in.weight"][:2]
+    stem, image = axes(shapes, "encoder.conv_in.weight", 2)
     features = shapes["decoder.conv_in.weight"][1]
     latent = shapes.get("post_quant_conv.weight", (0, features))[1]
     rows, columns = image_size(config, "sample_size", len(widths))

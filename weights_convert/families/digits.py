@@ -16,6 +16,7 @@ from weights_convert.families.base import (
     required,
     whole,
 )
+from weights_convert.families.looked import axes
 from weights_convert.families.settings import NAMING, Only, Settings, flattened, names
 from weights_convert.mapping import Layer, Rule, Shapes, rules
 
@@ -52,7 +53,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def plan(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a digit classifier."""
-    first, image, kernel, _ = shapes["conv1.weight"]
+    first, image, kernel = axes(shapes, "conv1.weight", 3)
     widths = [image, first, shapes["conv2.weight"][0]]
     widths += [shapes["fc1.weight"][0], shapes["fc2.weight"][0]]
     says = {

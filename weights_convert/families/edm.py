@@ -39,6 +39,7 @@ from weights_convert.families.edm_shapes import (
     song_arguments_of,
     taps_of,
 )
+from weights_convert.families.looked import below
 from weights_convert.families.settings import (
     COMPUTING,
     NAMING,
@@ -129,11 +130,7 @@ def settings(config: Config) -> dict[str, Any]:
 def plan(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a network of EDM, preconditioned or raw."""
     prefix = _PREFIX if f"{_PREFIX}map_layer0.weight" in shapes else ""
-    bare = {
-        name.removeprefix(prefix): shape
-        for name, shape in shapes.items()
-        if name.startswith(prefix)
-    }
+    bare = below(shapes, prefix)
     size = size_of(bare)
     arguments = arguments_of(bare, size)
     taps = taps_of(bare, config)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from weights_convert.families.base import Config, ConfigError, count, listed, number
+from weights_convert.families.looked import axes
 from weights_convert.families.sizes import check_halvings
 from weights_convert.mapping import MappingError, Shapes
 
@@ -59,7 +60,7 @@ def arguments_of(bare: Shapes, size: int) -> dict[str, Any]:
         )
     stem = bare[f"enc.{size}x{size}_conv.weight"]
     last = "out_conv" if "out_conv.weight" in bare else f"dec.{size}x{size}_aux_conv"
-    width, features = bare["map_layer0.weight"]
+    width, features = axes(bare, "map_layer0.weight", 2)
     return {
         "size": size,
         "channels": [stem[1], stem[0], bare[f"{last}.weight"][0]],
@@ -74,7 +75,7 @@ def arguments_of(bare: Shapes, size: int) -> dict[str, Any]:
 
 def song_arguments_of(bare: Shapes) -> dict[str, Any]:
     """Return the constructor arguments that DDPM++ and NCSN++ alone have."""
-    width, features = bare["map_layer0.weight"]
+    width, features = axes(bare, "map_layer0.weight", 2)
     kind = "fourier" if "map_noise.freqs" in bare else "positional"
     residual = any("_aux_residual." in name for name in bare)
     return {

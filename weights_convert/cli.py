@@ -3,10 +3,11 @@
 Exit codes: 0 done, 1 the networks differ, 2 bad input, 130 interrupted.
 """
 
+import contextlib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -79,7 +80,8 @@ class Convert:
         said = [report.summary(conversion), *conversion.notes, *conversion.plan.remarks]
         _say(console, "\n".join(said))
         if self.dry_run:
-            check_finite(conversion, written_dtypes(conversion, self._dtype()))
+            with _naming(file):
+                check_finite(conversion, written_dtypes(conversion, self._dtype()))
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
             return 0
@@ -97,13 +99,9 @@ class Convert:
         opened = open_checkpoint(found.file, self.container)
         config = own_settings(opened) | found.config
         family = self.family or found.family
-        try:
+        with _naming(found.file):
             checkpoint, notes = find_network(opened, config)
             conversion = prepare(checkpoint.tensors, config, family)
-        except (ConfigError, MappingError) as error:
-            if str(found.file) in str(error):
-                raise
-            raise type(error)(f"{found.file}: {error}") from error
         kept = notes_on_types(conversion) if self.dtype == "stored" else ()
         return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
 
@@ -124,7 +122,7 @@ class Convert:
         )
         shown = console.is_terminal
         bar = Progress(*columns, console=console, transient=True, disable=not shown)
-        with if_interrupted(bar.stop), bar as progress:
+        with if_interrupted(bar.stop), bar as progress, _naming(file):
             task = progress.add_task(f"writing {out}", total=_bytes(conversion))
             write(
                 conversion,
@@ -268,6 +266,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command.run(Console(markup=False, emoji=False)))
 
     return run("weights_convert", parse, work, for_good=arguments is None)
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Name the file in what is said of its tensors and of its settings."""
+    try:
+        yield
+    except (ConfigError, MappingError) as error:
+        if str(file) in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from error
 
 
 def _say(console: Console, text: str) -> None:

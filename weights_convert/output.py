@@ -15,7 +15,7 @@ from diffctl import checkpoint
 from diffctl.host import MODEL, new_folder
 from diffctl.priors.storage import ORBAX, WEIGHTS, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
-from weights_convert.readers import shards
+from weights_convert.readers import companions
 from weights_convert.readers.tensors import slabs
 from weights_convert.values import check_finite
 
@@ -108,7 +108,7 @@ def describe(
         "source": {
             "file": source.name,
             "sha256": sha256(source),
-            "shards_sha256": {file.name: sha256(file) for file in shards.files(source)},
+            "shards_sha256": {file.name: sha256(file) for file in companions(source)},
             "family": conversion.family.name,
             "attention_order": plan.order,
             "left_out": list(conversion.ignored),

@@ -47,6 +47,19 @@ def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoin
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def companions(path: Path) -> list[Path]:
+    """Return the other files that hold tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    if shards.matches(path):
+        return shards.files(path)
+    kind, _, notes = _read(path)
+    names = notes["beside"] if kind == "ONNX" else []
+    return [path.parent / name for name in names]
+
+
 def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:
     """Return the format of a file, the object in it, and its metadata."""
     if shards.matches(path):

@@ -64,7 +64,7 @@ def matches(data: memoryview) -> bool:
 
 
 def read(data: memoryview, path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """Return the tensors of a file by the names of parameters, and who wrote it.
+    """Return tensors by the names of parameters, who wrote them, and files beside.
 
     Args:
         data: the file.
@@ -73,10 +73,10 @@ def read(data: memoryview, path: Path) -> tuple[dict[str, LazyTensor], dict[str,
     Raises:
         CheckpointError: if the file is damaged or hostile, or names have been lost.
     """
-    budget = Budget(MAX_FIELDS)
+    budget, beside = Budget(MAX_FIELDS), _Beside(path)
     model = _Message(data, budget, 2, 7)
-    graph = _Graph(model.bytes(7), _Beside(path), budget)
-    return graph.named(), {"producer": model.text(2)}
+    tensors = _Graph(model.bytes(7), beside, budget).named()
+    return tensors, {"producer": model.text(2), "beside": list(beside.files)}
 
 
 def _damaged(what: str) -> CheckpointError:
@@ -157,16 +157,16 @@ class _Beside:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._files: dict[str, memoryview] = {}
+        self.files: dict[str, memoryview] = {}
         self._used: Counter[str] = Counter()
 
     def find(self, places: list[_Message], nbytes: int) -> memoryview:
         """Return the bytes of a tensor, none of which belong to another, too."""
         entries = {place.text(1): place.text(2) for place in places}
         name = plain_name(self._path, entries.get("location"))
-        if name not in self._files:
-            self._files[name] = map_file(self._path.parent / name)
-        data = self._files[name]
+        if name not in self.files:
+            self.files[name] = map_file(self._path.parent / name)
+        data = self.files[name]
         texts = entries.get("offset", ""), entries.get("length", "")
         start, length = (int(t) if t[:20].isdecimal() else -len(t) for t in texts)
         self._used[name] += nbytes

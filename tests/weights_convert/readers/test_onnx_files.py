@@ -22,7 +22,12 @@ from tests.weights_convert.readers.onnx_files import (
     tensor,
     varint,
 )
-from weights_convert.readers import Checkpoint, CheckpointError, open_checkpoint
+from weights_convert.readers import (
+    Checkpoint,
+    CheckpointError,
+    companions,
+    open_checkpoint,
+)
 from weights_convert.readers.onnx_file import MAX_TENSORS
 
 SOURCE = np.random.default_rng(0)
@@ -44,7 +49,10 @@ def _bits(array: np.ndarray) -> list[int]:
 def test_raw_bytes_of_every_type(dtype, opened: Opened):
     array = (SOURCE.normal(size=(2, 3)) * 4).astype(dtype)
     found = opened(onnx_file({"a.w": array, "a.none": array[:0], "a.one": array[0, 0]}))
-    assert found.format == "ONNX" and found.notes == {"producer": "pytorch"}
+    assert found.format == "ONNX" and found.notes == {
+        "producer": "pytorch",
+        "beside": [],
+    }
     for name, expected in {"a.w": array, "a.none": array[:0]}.items():
         read = found.tensors[name].read()
         assert read.dtype == dtype and read.shape == expected.shape
@@ -91,6 +99,7 @@ def test_bytes_in_a_file_beside(tmp_path: Path):
     tensors = [tensor(name, WEIGHT, place) for name, place in places.items()]
     (tmp_path / "model.onnx").write_bytes(model(tensors))
     (tmp_path / "w.data").write_bytes(b"12345" + WEIGHT.tobytes() + bytes(43))
+    assert companions(tmp_path / "model.onnx") == [tmp_path / "w.data"]
     found = open_checkpoint(tmp_path / "model.onnx").tensors
     np.testing.assert_array_equal(found["a.w"].read(), WEIGHT)
     assert found["a.b"].read().tobytes() == (b"12345" + WEIGHT.tobytes())[:48]

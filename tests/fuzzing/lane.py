@@ -159,6 +159,8 @@ def lane(seed: int, numbers: range, folder: Path) -> Iterator[Report]:
             outcome = handled(door, dict(files), folder)
             assert outcome == ACCEPTED, (door.name, outcome)
     signal.signal(signal.SIGPROF, too_long)
+    gc.collect()
+    gc.freeze()  # what there is now need not be looked at after every file
     watch = Guard(str(folder), set(HARMLESS), writes=True)
     sys.addaudithook(watch)
     for number in numbers:

@@ -26,6 +26,7 @@ from diffctl.host import MODEL, check_free, if_interrupted, run
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import read_description, read_model
 from weights_convert import export, report
+from weights_convert.buffers import check_schedule
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion, prepare
 from weights_convert.families import FAMILIES
@@ -37,7 +38,7 @@ from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
 from weights_convert.values import check_finite, notes_on_types
 from weights_convert.verify import verify
-from weights_convert.wrappers import find_network
+from weights_convert.wrappers import find_network, whole
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
 _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
@@ -97,6 +98,7 @@ class Convert:
         config = own_settings(opened) | found.config
         checkpoint, notes = find_network(opened, config)
         conversion = prepare(checkpoint.tensors, config, self.family or found.family)
+        check_schedule(conversion, whole(checkpoint).tensors)
         kept = notes_on_types(conversion) if self.dtype == "stored" else ()
         return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
 

@@ -27,6 +27,7 @@ from diffctl.host import MODEL, check_free, if_interrupted, run
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import correcting, read_net
 from weights_convert import export, report
+from weights_convert.buffers import check_schedule
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion, prepare
 from weights_convert.families import FAMILIES
@@ -39,7 +40,7 @@ from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
 from weights_convert.values import check_finite, notes_on_types
 from weights_convert.verify import read_converted, verify
-from weights_convert.wrappers import find_network
+from weights_convert.wrappers import find_network, whole
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
 _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
@@ -102,6 +103,7 @@ class Convert:
         with _naming(found.file):
             checkpoint, notes = find_network(opened, config)
             conversion = prepare(checkpoint.tensors, config, family)
+            check_schedule(conversion, whole(checkpoint).tensors)
         kept = notes_on_types(conversion) if self.dtype == "stored" else ()
         return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
 

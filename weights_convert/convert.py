@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from weights_convert.families import FAMILIES
+from weights_convert.families import FAMILIES, STRANGERS
 from weights_convert.families.base import Config, ConfigError, Family, Plan
 from weights_convert.families.looked import Looked
 from weights_convert.mapping import (
@@ -91,9 +91,17 @@ def detect(shapes: Shapes) -> Family:
             return family
     some = ", ".join(sorted(shapes)[:5])
     raise ConfigError(
-        f"none of the known families has tensors like {some}. Known families: "
-        f"{', '.join(FAMILIES)}. Choose with --family."
+        f"none of the known families has tensors like {some}.{_stranger(shapes)} Known "
+        f"families: {', '.join(FAMILIES)}. Choose with --family."
     )
+
+
+def _stranger(shapes: Shapes) -> str:
+    """Return what tensors of a network that is often met belong to, if they do."""
+    parts = {part for name in shapes for part in name.split(".")}
+    marks = (what for mark, what in STRANGERS.items() if mark in parts)
+    found = next(marks, "")
+    return f" They are of {found}." if found else ""
 
 
 def _named(name: str, shapes: Shapes) -> Family:
@@ -129,9 +137,10 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
             f"the file lacks {error}, which every {family.title} has."
         ) from error
     except IndexError as error:
+        first = f"{looked.last} of shape {shapes.get(looked.last)} does not fit"
         raise MappingError(
-            f"the tensor {looked.last} has shape {shapes.get(looked.last)}, with more "
-            f"or fewer axes than in any {family.title}."
+            f"the tensors and settings describe no {family.title}: "
+            f"{first if looked.last else 'most of it is missing'}."
         ) from error
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise MappingError(

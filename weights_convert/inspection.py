@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from weights_convert.buffers import check_schedule
 from weights_convert.convert import detect, prepare
 from weights_convert.families.base import Config, ConfigError, Family
 from weights_convert.families.settings import (
@@ -16,7 +17,7 @@ from weights_convert.families.settings import (
 from weights_convert.output import written_dtypes
 from weights_convert.readers import Checkpoint
 from weights_convert.values import check_finite
-from weights_convert.wrappers import find_network
+from weights_convert.wrappers import find_network, whole
 
 
 class SettingUse(NamedTuple):
@@ -61,6 +62,7 @@ def examine(opened: Checkpoint, config: Config) -> Examined:
     lines = [*notes, f"family: {family.name}, {family.title}"]
     try:
         conversion = prepare(checkpoint.tensors, config, family.name)
+        check_schedule(conversion, whole(checkpoint).tensors)
         check_finite(conversion, written_dtypes(conversion))
         lines += ["to convert it: no further settings are needed"]
     except ValueError as error:

@@ -66,6 +66,11 @@ def find_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Found:
     return Found(selected, tuple(_notes(checkpoint, selected, labels)))
 
 
+def whole(checkpoint: Checkpoint) -> Container:
+    """Return the state dict that the selected part belongs to."""
+    return checkpoint.choices[_place(checkpoint)[0]]
+
+
 def _networks(container: Container) -> Iterator[Network]:
     """Yield the networks in a state dict, those whose names lost their dots last."""
     shapes = {name: tensor.shape for name, tensor in container.tensors.items()}
@@ -161,7 +166,7 @@ def _check_decoder(
     base, prefix = _place(selected)
     if not prefix or (chosen is not None and chosen.family.name in _DECODERS):
         return
-    beside = selected.choices[base]
+    beside = whole(selected)
     stage = prefix.startswith("model.diffusion_model") and any(
         name.startswith("first_stage_model.") for name in beside.tensors
     )

@@ -11,6 +11,7 @@ from weights_convert.convert import prepare
 from weights_convert.families import guided, guided_prior, schedulers, sizes
 from weights_convert.families.base import ConfigError
 from weights_convert.families.diffusers_autoencoder import _units
+from weights_convert.mapping import MappingError
 
 GUIDED = {n: Claim(s) for n, s in guided_shapes(64, (1, 2), 1, {1}).items()}
 GUIDED_CONFIG = {"image_size": 32, "num_head_channels": 64}
@@ -151,3 +152,14 @@ def test_padding_is_a_whole_number(padding):
     claims = {f"{n}.weight": Claim(s) for n, s in (shapes | {"fc2": (10, 9)}).items()}
     with pytest.raises(ConfigError, match=r"padding = .*; it must be a whole number"):
         prepare(claims, {"image_size": 28, "padding": padding})
+
+
+def test_a_tensor_with_too_few_axes_is_named():
+    for claims, config, name in [
+        (CLAIMS, CONFIG, "conv_in.weight"),
+        (GUIDED, GUIDED_CONFIG, "input_blocks.0.0.weight"),
+    ]:
+        with pytest.raises(MappingError) as caught:
+            prepare(claims | {name: Claim((3,))}, config)
+        assert f"{name} of shape (3,) does not fit" in str(caught.value)
+        assert not INTERNALS.search(str(caught.value))

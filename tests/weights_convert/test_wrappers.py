@@ -1,6 +1,7 @@
 """The network inside what training programs save: its prefix, and its averages."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -222,3 +223,62 @@ def test_a_conversion_says_and_records_what_was_taken(tmp_path, capsys):
     assert line in json.loads((out / "model.json").read_text())["source"]["notes"]
     assert main(["inspect", file]) == 0
     assert line in capsys.readouterr().out
+
+
+def _schedule_file(tmp_path, betas):
+    shapes = _names()
+    tensors = {f"denoise_fn.{n}": np.ones(s, np.float32) for n, s in shapes.items()}
+    save_file(tensors | {"betas": betas}, tmp_path / "file.safetensors")
+    settings = CONFIG | {"scheduler": {"num_train_timesteps": 100}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    return str(tmp_path / "file.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("betas", "found"),
+    [
+        (np.linspace(1e-4, 2e-2, 100), None),
+        (np.linspace(1e-4, 2e-2, 100, dtype=np.float32), None),
+        (np.linspace(1e-4, 3e-2, 100), "100 from 0.0001 to 0.03"),
+        (np.linspace(1e-4, 2e-2, 50), "50 from 0.0001 to 0.02"),
+        (np.full(100, np.nan), "100 from nan to nan"),
+        (np.zeros(0), "none"),
+    ],
+)
+def test_the_schedule_of_the_file_is_compared(betas, found, tmp_path, capsys):
+    file = _schedule_file(tmp_path, betas)
+    assert main([file, "--out", str(tmp_path / "o"), "--dry-run"]) == (
+        2 if found else 0
+    )
+    said = capsys.readouterr().err
+    assert not found or f"the file's own betas are {found}; the settings make" in said
+
+
+def test_nameless_averages_of_a_callback_are_named_by_the_model_of_the_file(tmp_path):
+    model = network(PLAIN, "net.")
+    shadow = list(network(AVERAGE).values())
+    callbacks = {"EMA{'decay': 0.99}": {"decay": 0.99, "shadow_params": shadow}}
+    data = zip_file({"callbacks": callbacks, "state_dict": ordered(model)})
+    (tmp_path / "last.ckpt").write_bytes(data)
+    opened = open_checkpoint(tmp_path / "last.ckpt")
+    found, notes = find_network(opened, {})
+    assert found.container == "callbacks/EMA{'decay': 0.99}:net."
+    assert all((t.read() == AVERAGE).all() for t in found.tensors.values())
+    assert "averaged weights" in notes[0] and "'state_dict'" in notes[0]
+    again, _ = find_network(open_checkpoint(opened.path, found.container), {})
+    assert again.container == found.container
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("unet.down.0.lora_A.weight", "LoRA.*fuse_lora"),
+        ("transformer_blocks.0.norm.weight", "transformer"),
+        ("quantize.embedding.weight", "VQ"),
+        ("text_model.final.weight", "text encoder"),
+    ],
+)
+def test_other_networks_are_told_by_what_they_are(name, what, tmp_path, capsys):
+    save_file({name: np.ones(2)}, tmp_path / "file.safetensors")
+    assert main([str(tmp_path / "file.safetensors"), "--out", str(tmp_path / "o")]) == 2
+    assert re.search(f"They are of .*{what}", capsys.readouterr().err)

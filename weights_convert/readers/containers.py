@@ -108,7 +108,9 @@ def _find(root: Any) -> Iterator[tuple[str, Container]]:
     for place, shadow in nameless:
         budget.spend(len(found))
         beside = [found[other] for other in found if other[:-1] == place[:-1] and other]
-        yield "/".join(place) or ".", named_by(shadow, beside, budget)
+        # Callbacks lie deeper than the model whose averages they keep.
+        models = beside or list(found.values())
+        yield "/".join(place) or ".", named_by(shadow, models, budget)
 
 
 def _walk(root: Any) -> Iterator[tuple[Place, Any]]:

@@ -108,7 +108,10 @@ _ENTRIES: tuple[tuple[str, str], ...] = (
 )
 # By the name of something in a folder.
 _CONTENTS: tuple[tuple[str, str], ...] = (
-    (r".*\.distcp|\.metadata", _DISTRIBUTED.replace("part of ", "", 1)),
+    (
+        r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+|distributed_checkpoint",
+        _DISTRIBUTED.replace("part of ", "", 1),
+    ),
     (r"zero_to_fp32\.py|zero_pp_rank_.*", _SHARDED_STATES),
     (r"saved_model\.pb(txt)?|.*\.ckpt\.index|variables", _TENSORFLOW),
     (r".*\.msgpack", _FLAX),

@@ -1,5 +1,6 @@
 """Round trips through disk, and clear errors for folders that cannot be read."""
 
+import json
 import os
 import resource
 from pathlib import Path
@@ -191,6 +192,59 @@ def test_damaged_checkpoints_are_refused(tmp_path, damage):
         largest.unlink()
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.restore(tmp_path / "run", tree)
+
+
+_LEAF = {"path": "['a']", "shape": [2], "dtype": "float32"}
+_KEY = {"path": "['a']", "shape": [], "dtype": "key<fry>", "key_impl": "fry"}
+
+
+@pytest.mark.parametrize(
+    ("leaves", "array"),
+    [
+        ("x", np.zeros(2)),
+        ([3], np.zeros(2)),
+        ([{"path": "['a']", "shape": [2]}], np.zeros(2)),
+        ([_LEAF | {"shape": "ab"}], np.zeros(2)),
+        ([_LEAF | {"shape": [-2]}], np.zeros(2)),
+        ([_LEAF | {"path": []}], np.zeros(2)),
+        ([_LEAF | {"path": [[[]]] * 50_000}], np.zeros(2)),
+        # Arrays may not be larger than the manifest says, whose shapes are known.
+        ([_LEAF], np.zeros((2, 1000))),
+        ([_LEAF], np.zeros(1000)),
+        ([_KEY], np.zeros(1000, np.uint32)),
+        ([_LEAF], None),
+    ],
+)
+def test_manifests_that_lie_are_refused_before_arrays_are_read(
+    tmp_path, monkeypatch, leaves, array
+):
+    text = json.dumps({"format": "diffctl-checkpoint-1", "leaves": leaves})
+    item = {"manifest": np.frombuffer(text.encode(), np.uint8)}
+    item |= {} if array is None else {"0": array}
+    ocp.PyTreeCheckpointer().save(tmp_path / "run" / "0", item)
+    whole, read = checkpoint._read, []
+    monkeypatch.setattr(
+        checkpoint, "_read", lambda *args: read.extend(args[1]) or whole(*args)
+    )
+    for restore in (
+        lambda folder: checkpoint.restore(folder, {"a": jnp.zeros(2)}),
+        lambda folder: checkpoint.stored(folder, "['a']"),
+        checkpoint.contents,
+    ):
+        with pytest.raises(checkpoint.CheckpointError, match="is damaged or was wr"):
+            restore(tmp_path / "run")
+    assert set(read) == {"manifest"}
+
+
+def test_one_leaf_is_read_by_its_path(saved):
+    assert checkpoint.stored(saved, "['b']") == 2
+    assert checkpoint.stored(saved, "['c']") is None
+    assert checkpoint.contents(saved) == {
+        "['a']": ("float32", (3,)),
+        "['b']": ("int32", ()),
+    }
+    (saved / "²").mkdir()  # a digit, and no number
+    np.testing.assert_array_equal(checkpoint.stored(saved, "['a']"), [0, 1, 2])
 
 
 def test_leaves_that_are_no_arrays_are_refused(tmp_path):

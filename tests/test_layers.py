@@ -28,7 +28,7 @@ ALLOWED = {
 }
 FACADE = set(ALLOWED) | {"__version__", "Problem", "assets"}
 TOP = FACADE | {"report", "cli"}
-ALLOWED |= {"assets": {"priors"}, "report": FACADE, "cli": TOP, "": FACADE}
+ALLOWED |= {"assets": {"priors", "host"}, "report": FACADE, "cli": TOP, "": FACADE}
 OUTSIDE = {
     "weights_convert": CORE | {"nets", "diffusion", "priors"},
     "experiments": TOP | {""},

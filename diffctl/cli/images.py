@@ -24,6 +24,7 @@ _MODES = {
     "I;16B": _DEEP,
     "I": _DEEP,
 }
+_PROGRAMS = ("EPS", "WMF")  # formats whose files pillow has run by other programs
 _ORIENTATION = 0x0112  # the tag of EXIF
 _PHOTOMETRIC = 0x0106  # the tag of TIFF: 0 if white is zero
 _FAINT = 0.1  # of the range from black to white
@@ -101,6 +102,11 @@ def read_picture(path: Path, expected: Expected | None = None) -> Picture:
                 f"{path} has the colour mode {picture.mode}; expected grey (L) or RGB "
                 "without an alpha channel. Convert it first."
             )
+        if picture.format in _PROGRAMS:
+            raise ValueError(
+                f"{path} is no picture but a program that draws one "
+                f"({picture.format}), which is not run. Save it as PNG."
+            )
         # Its orientation may exchange height and width, and be known after decoding.
         if expected and sorted(picture.size) != sorted(expected.shape[:2]):
             width, height = picture.size
@@ -128,7 +134,14 @@ def _opened(path: Path, file: BinaryIO) -> Any:
     except (UnidentifiedImageError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is not a picture that pillow can read.") from error
     except Exception as error:  # pillow raises what its decoders raise
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read: it is damaged, cut short, or of a kind that pillow "
+        "lacks the means for. Save it again as PNG."
+    )
 
 
 def _decode(path: Path, picture: Any) -> Picture:
@@ -136,14 +149,15 @@ def _decode(path: Path, picture: Any) -> Picture:
     try:
         raw = picture.tile[0][-1] if picture.format == "PNG" else None
         picture.load()
-        if _is_transparent(picture, raw):
-            raise ValueError(
-                "some of its pixels are transparent, and images have no alpha channel. "
-                "Put it on a background first"
-            )
+        is_transparent = _is_transparent(picture, raw)
         pixels = np.asarray(_upright(picture).convert(target))
     except Exception as error:  # pillow raises what its decoders raise
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise _unreadable(path) from error
+    if is_transparent:
+        raise ValueError(
+            f"{path} cannot be read: some of its pixels are transparent, and images "
+            "have no alpha channel. Put it on a background first."
+        )
     if pixels.min() < 0 or pixels.max() > white:
         raise ValueError(
             f"{path} has values from {pixels.min()} to {pixels.max()}; expected 0 to "

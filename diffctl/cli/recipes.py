@@ -71,6 +71,8 @@ def prior_recipe(command: TrainPrior) -> Recipe:
             sigma_max=_SIGMA_MAX,
         )
 
+    prior_of(architecture.abstract()).check()
+
     def evaluate(net: Any) -> dict[str, Any]:
         if held_out is None:
             return {}

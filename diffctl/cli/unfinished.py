@@ -22,6 +22,7 @@ from diffctl.host import (
     if_interrupted,
     new_file,
     read_json,
+    show,
     to_json,
 )
 
@@ -185,7 +186,7 @@ def _check_same(folder: Path, new: dict[str, Any]) -> None:
     if not isinstance(old, dict):
         raise ValueError(f"{folder / _SETTINGS} holds no JSON object; {cure}")
     differing = [
-        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        f"{name} was {show(old.get(name))}, now {show(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]

@@ -62,6 +62,8 @@ def solve_batch(
     is_mapped, leaves, structure = _partition(problems, axes)
     mapped = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if flag]
     size = _batch_size(mapped)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1, or None.")
 
     flags = jax.tree.unflatten(structure, is_mapped)
     known = jax.tree.map(_on_host, problems, flags)
@@ -72,9 +74,10 @@ def solve_batch(
         check_inputs(first, prior, solver, examples=at_once)
     _check_noise(known, flags, first.operator.measurement_spec(), size)
     ids = jnp.arange(size) if ids is None else jnp.asarray(ids)
-    if ids.shape != (size,):
+    if ids.shape != (size,) or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(
-            f"ids has shape {ids.shape}; expected one id for each of {size} examples."
+            f"ids has shape {ids.shape} and dtype {ids.dtype}; expected one whole "
+            f"number for each of {size} examples."
         )
     shared = [leaf for leaf, flag in zip(leaves, is_mapped, strict=True) if not flag]
     padding = 0 if mesh is None else -size % mesh.shape[mesh.axis_names[0]]

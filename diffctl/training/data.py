@@ -7,6 +7,8 @@ import numpy as np
 
 from diffctl.host import read_arrays
 
+MOST_CLASSES = 1 << 16  # a network has an output for every number up to the largest
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -30,19 +32,20 @@ class Dataset:
             raise FileNotFoundError(f"There is no data file {path}.")
         found = read_arrays(Path(path), [name for name in (images, labels) if name])
         x = found[images]
-        y = found[labels] if labels else np.zeros(len(x))
         if x.dtype != np.uint8 or x.ndim != 4:
             raise ValueError(
                 f"{images} in {path} is {x.dtype} of shape {x.shape}; expected uint8 "
                 "images (N, H, W, C)."
             )
-        if not len(x):
+        if not x.size:
             raise ValueError(
-                f"{images} in {path} holds no images; expected at least one."
+                f"{images} in {path} holds no images, or none with pixels: its shape "
+                f"is {x.shape}; expected at least one."
             )
+        y = found[labels] if labels else np.zeros(len(x))
+        _check_labels(f"{labels} in {path}", y)
         if len(x) != len(y):
             raise ValueError(f"{len(x)} images but {len(y)} labels in {path}.")
-        _check_labels(f"{labels} in {path}", y)
         return cls(images=x, labels=y.astype(np.int32))
 
     def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,13 +72,13 @@ def _check_labels(whose: str, labels: np.ndarray) -> None:
             f"{whose} is {labels.dtype} of shape {labels.shape}; expected one whole "
             "number for each image, (N,). Number the classes from 0."
         )
-    is_class = (labels >= 0) & (labels <= np.iinfo(np.int32).max)
+    is_class = (labels >= 0) & (labels < MOST_CLASSES)
     is_class &= labels == np.floor(labels)
     if not is_class.all():
         place = int(np.argmin(is_class))
         raise ValueError(
             f"{whose} has the label {labels[place]} at {place}; expected whole "
-            "numbers >= 0. Number the classes from 0."
+            f"numbers from 0 to {MOST_CLASSES - 1}. Number the classes from 0."
         )
 
 

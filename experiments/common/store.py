@@ -3,18 +3,31 @@
 `OUT/results/LABELS/FIRST-LAST.json`; an interrupted run leaves whole files only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from diffctl.host import new_file, read_json, to_json
+from diffctl.host import Natural, check_settings, new_file, read_json, to_json
 from diffctl.host.documents import plain
 
 Labels = Mapping[str, Any]
 
-_NAMED = ("ids", "settings")  # which result a file holds
-_FOUND = ("labels", "ids", "images", "seconds")  # and what a table needs of it
+
+class _Named(TypedDict):
+    """Which result a file holds."""
+
+    ids: list[Natural]
+    settings: Mapping[str, Any]
+
+
+class _Found(TypedDict):
+    """What a table needs of it."""
+
+    labels: Mapping[str, Any]
+    ids: list[Natural]
+    images: Mapping[str, Any]
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Results:
         """
         found: set[int] = set()
         for path in sorted(self._folder(labels).glob("*.json")):
-            record = _read(path, _NAMED)
+            record = _read(path, _Named)
             _check_same(path, record["settings"], plain(settings))
             found.update(record["ids"])
         return found
@@ -54,7 +67,7 @@ class Results:
         paths = sorted((self.out / "results").glob("*/*.json"))
         if not paths:
             raise FileNotFoundError(f"There are no results in {self.out}.")
-        return [_read(path, _FOUND) for path in paths]
+        return [_read(path, _Found) for path in paths]
 
     def _folder(self, labels: Labels) -> Path:
         return self.out / "results" / ".".join(str(value) for value in labels.values())
@@ -71,15 +84,12 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, to_json(document))
 
 
-def _read(path: Path, fields: Sequence[str]) -> dict[str, Any]:
+def _read(path: Path, fields: type) -> dict[str, Any]:
     try:
-        record = read_json(path)
+        record: dict[str, Any] = read_json(path)
+        check_settings(fields, record, str(path), others=True)
     except ValueError as error:
         raise ValueError(f"{error} It is not a result; delete it.") from error
-    if not isinstance(record, dict) or not set(fields) <= record.keys():
-        raise ValueError(
-            f"{path} is not a result: it lacks some of {', '.join(fields)}; delete it."
-        )
     return record
 
 

@@ -149,7 +149,8 @@ def _training(run: Run) -> dict[str, Any]:
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:
     """Raise unless a model was trained as now asked for, as far as it says how."""
-    found = read_description(folder).get("notes") or {}
+    notes = read_description(folder).get("notes")
+    found = notes if isinstance(notes, dict) else {}
     differing = [n for n, value in settings.items() if found.get(n, value) != value]
     if differing:
         raise ValueError(

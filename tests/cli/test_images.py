@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffctl import assets
-from diffctl.cli.images import looks_inverted, read_image, read_picture
+from diffctl.cli.images import Expected, looks_inverted, read_image, read_picture
 from diffctl.report import to_png
 from tests.tolerances import EXACT32
 
@@ -365,3 +365,73 @@ def test_damaged_files_are_read_or_refused_in_one_way(tmp_path, name):
             assert name in str(error)
         else:
             assert image.ndim == 3 and np.all(np.abs(image) <= 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((20_000, 20_000), r"declares more than \d+ pixels and is not decoded; resize"),
+        (
+            (9_000, 9_000),
+            "is 9000x9000 with 3 .* convert it to grey and resize it to 8x8",
+        ),
+        ((8, 9), r"is 9x8 with 3 channel\(s\), but the prior is 8x8 with 1"),
+    ],
+)
+def test_the_declared_size_is_compared_before_pixels_are_decoded(
+    tmp_path, monkeypatch, size, message
+):
+    path = tmp_path / "a.png"
+    path.write_bytes(_png(*size, colour=2, rows=b""))
+    monkeypatch.setattr(Image.Image, "load", pytest.fail)
+    with pytest.raises(ValueError, match=message):
+        read_picture(path, Expected((8, 8, 1), "the prior"))
+
+
+def test_turned_pictures_are_compared_upright(tmp_path):
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(STORED[6]).save(path, exif=exif)
+    found = read_picture(path, Expected((2, 3, 1), "the prior"))
+    np.testing.assert_array_equal(found.pixels[..., 0], UPRIGHT)
+    with pytest.raises(ValueError, match=r"is 2x3 .* resize it to 3x2"):
+        read_picture(path, Expected((3, 2, 1), "the prior"))
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "a.eps"
+    Image.fromarray(UPRIGHT).convert("RGB").save(path)
+    monkeypatch.setattr("subprocess.check_call", pytest.fail)
+    with pytest.raises(
+        ValueError, match=r"program that draws one \(EPS\), which is not"
+    ):
+        read_image(path)
+
+
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "ICO", "TGA", "JPEG2000", "PCX")
+
+
+@pytest.mark.parametrize("kind", _FORMATS)
+def test_damaged_pictures_are_read_or_refused(tmp_path, kind):
+    """Of the same size at most: no memory is spent on others."""
+    path, whole = tmp_path / "a", io.BytesIO()
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    Image.fromarray(pixels).save(whole, kind)
+    data, rng, refused = whole.getvalue(), np.random.default_rng(0), 0
+    for number in range(40):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+        if number % 4 == 0:
+            damaged = damaged[: rng.integers(len(data))]
+        path.write_bytes(damaged)
+        try:
+            found = read_picture(path, Expected((8, 8, 3), "the prior"))
+            assert found.pixels.shape == (8, 8, 3)
+        except ValueError as error:
+            refused += 1
+            assert re.search(
+                r"cannot be read: it is dam|pillow|colour mode|resize", str(error)
+            )
+            assert str(path) in str(error)
+    assert refused >= 5

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,12 +178,66 @@ def test_a_prior_is_trained_and_restored(data_file, tmp_path, capsys):
         (["--data", "nowhere.npz"], "no data file nowhere.npz"),
         (["--batch-size", "99"], "batch size 99"),
         (["--peak-rate", "0"], "--peak-rate is 0.0"),
+        (["--peak-rate", "nan"], "--peak-rate is nan; expected a finite number > 0"),
+        (["--batch-size", "0"], "--batch-size is 0; expected a whole number >= 1"),
+        (["--seed", "1180591620717411303424"], "--seed is 1180591620717411303424"),
+        (["--seed", "-1"], "--seed is -1; expected a whole number from 0"),
+        (["--num-steps", "1000000000000"], "--num-steps is 1000000000000; expected"),
+        (["--width", "0"], "--width is 0; expected a whole number >= 1"),
+        (["--max-shift", "-1"], "--max-shift is -1"),
     ],
 )
 def test_bad_settings_are_refused(classifier, tmp_path, capsys, options, message):
     assert main(classifier(tmp_path / "model", *options)) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.glob("*model*")) == [], "nothing is begun in vain"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--widths", "8", "8", "8"], "expected multiples of 8"),  # of 12 x 12 pixels
+        (["--widths", "0"], "--widths[0] is 0; expected a whole number >= 1"),
+        (["--widths", "9"], "9 channels cannot be split into 8 groups"),
+        (["--sigma-data", "inf"], "--sigma-data is inf; expected a finite number > 0"),
+    ],
+)
+def test_networks_that_cannot_be_are_told_before_the_training(
+    data_file, tmp_path, capsys, options, message
+):
+    blocks = ["--blocks", *["1"] * (len(options) - 1)]
+    given = ["train", "prior", "--data", str(data_file), "--out", str(tmp_path / "out")]
+    assert main([*given, "--batch-size", "4", *blocks, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.glob("*out*")) == []
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((4, 8, 8, 1))}, "x_train in .* is float64 of shape"),
+        ({"x_train": np.zeros((4, 8, 8), np.uint8)}, r"expected uint8 images \(N, H"),
+        ({"x_train": np.uint8(3)}, r"is uint8 of shape \(\)"),
+        ({"x_train": np.zeros((4, 0, 8, 1), np.uint8)}, "or none with pixels"),
+        ({"y_train": np.uint8(3)}, r"y_train in .* is uint8 of shape \(\)"),
+        ({"y_train": np.zeros((4, 1), int)}, r"of shape \(4, 1\); expected one whole"),
+        ({"y_train": np.array(["a"] * 4)}, "expected one whole number for each image"),
+        ({"y_train": np.array([0, np.nan, 1, 1])}, "has the label nan at 1"),
+        ({"y_train": np.array([0, 2**31 - 2, 1, 1])}, "2147483646 at 1; .* 0 to 65535"),
+        ({"y_train": np.array([0, -1, 1, 1])}, "has the label -1 at 1"),
+        ({"y_train": np.array([None] * 4)}, "holds Python objects"),
+    ],
+)
+def test_data_that_is_none_is_told_before_the_training(
+    tmp_path, capsys, arrays, message
+):
+    good = {"x_train": np.zeros((4, 8, 8, 1), np.uint8), "y_train": np.arange(4)}
+    data = tmp_path / "data.npz"
+    np.savez(data, **good | arrays)
+    given = ["--data", str(data), "--out", str(tmp_path / "out"), "--held-out", ""]
+    assert main(["train", "classifier", "--batch-size", "4", *given]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1, error
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(classifier, tmp_path, capsys):

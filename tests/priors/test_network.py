@@ -281,8 +281,11 @@ def test_a_class_conditions_the_network():
 
 def test_classes_that_there_are_not():
     prior = _conditional("adm_unet", classes=3)
-    for label, message in [(None, "none was given"), (3, "0 to 2"), (-1, "0 to 2")]:
+    others = [3, -1, 1.5, 1.0, True, "1", 2**70, np.array([1])]
+    for label, message in [(None, "none was given"), *((o, "0 to 2") for o in others)]:
         with pytest.raises(ValueError, match=message):
             prior.of_class(label)
     with pytest.raises(ValueError, match="knows no classes"):
         _conditional("adm_unet").of_class(1)
+    for label in (1, np.int8(1), jnp.asarray(1)):
+        assert prior.of_class(label).condition["label"] == 1

@@ -83,8 +83,14 @@ def test_a_sweep_is_one_mapped_leaf(whole):
 
 def test_wrong_batches_are_refused():
     problems, arguments = _problems(), (mixture(), _solver())
-    with pytest.raises(ValueError, match=r"ids has shape \(2,\); expected one id for"):
+    with pytest.raises(ValueError, match=r"ids has shape \(2,\) .*expected one whole"):
         solve_batch(KEY, problems, *arguments, ids=jnp.arange(2))
+    size = len(problems.y)
+    with pytest.raises(ValueError, match="dtype float32; expected one whole number"):
+        solve_batch(KEY, problems, *arguments, ids=jnp.arange(size) + 0.5)
+    for chunk_size in (0, -3):
+        with pytest.raises(ValueError, match=f"chunk_size is {chunk_size}; expected"):
+            solve_batch(KEY, problems, *arguments, chunk_size=chunk_size)
     wrong = Problem(y=1, operator=None, noise=None)
     with pytest.raises(ValueError, match="axes holds 1; expected 0"):
         solve_batch(KEY, problems, *arguments, axes=wrong)

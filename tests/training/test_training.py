@@ -61,7 +61,7 @@ def test_files_that_are_no_data_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1.5, 2], r"y in .*label 1\.5 at 1; .*>= 0\. Number the classes"),
+        ([0, 1.5, 2], r"y in .*label 1\.5 at 1; .* 0 to 65535\. Number the classes"),
         ([0, 1, -1], "label -1 at 2"),
         ([0, np.nan, 1], "label nan at 1"),
         ([np.inf, 0, 1], "label inf at 0"),

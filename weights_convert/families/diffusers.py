@@ -190,7 +190,7 @@ def _levels(
         )
     levels = []
     for place, (kind, width) in enumerate(zip(types, widths, strict=True)):
-        if not isinstance(kind, str) or kind not in _BLOCKS:
+        if kind not in [*_BLOCKS]:  # not looked up: it may be a list
             raise ConfigError(
                 f"the block type {kind!r} cannot be converted; known are "
                 f"{', '.join(_BLOCKS)}."

@@ -61,7 +61,7 @@ def _prediction(config: Config) -> type[DiscretePreconditioning]:
     by_flag = "start_x" if flag(config, "predict_xstart") else "epsilon"
     name = config.get("model_mean_type") or by_flag
     is_flagged = config.get("predict_xstart") is not None
-    if name not in _PREDICTIONS or (name != by_flag and is_flagged):
+    if name not in [*_PREDICTIONS] or (name != by_flag and is_flagged):
         raise ConfigError(
             f"model_mean_type = {name!r} with predict_xstart = "
             f"{config.get('predict_xstart', 'not given')} cannot be converted; known "

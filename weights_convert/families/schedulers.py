@@ -99,7 +99,7 @@ def schedule(scheduler: Config) -> Betas:
     }
     usual |= DISCRETE[_class_of(scheduler)]
     name = scheduler.get("beta_schedule", usual["beta_schedule"])
-    if name not in _RECIPES:
+    if name not in [*_RECIPES]:  # not looked up: it may be a list
         raise ConfigError(
             f"beta_schedule = {name!r} cannot be converted; known are "
             f"{', '.join(_RECIPES)}. Its values can be given as trained_betas."
@@ -153,7 +153,7 @@ def _discrete(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
     if prediction is None:  # named otherwise until late 2022
         is_noise = flag(scheduler, "predict_epsilon", default=True)
         prediction = "epsilon" if is_noise else "sample"
-    if prediction not in _PREDICTIONS:
+    if prediction not in [*_PREDICTIONS]:
         raise ConfigError(
             f"prediction_type = {prediction!r} cannot be converted; known are "
             f"{', '.join(_PREDICTIONS)}."

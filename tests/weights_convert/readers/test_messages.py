@@ -1,11 +1,13 @@
 """What is said of a damaged file is about the file, and names it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.weights_convert.fuzzing.seeds import wide_header
+from tests.weights_convert.fuzzing.networks import NETWORKS
+from tests.weights_convert.fuzzing.seeds import CONFIG, wide_header
 from tests.weights_convert.readers.files import zip_file, zipped
 from tests.weights_convert.readers.pickles import Call, Name, dumps, ordered
 from weights_convert.cli import main
@@ -78,3 +80,23 @@ def test_a_setting_that_is_missing_names_the_file(
     assert main([str(path), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert f"{path}: the setting 'image_size' is needed" in said
+
+
+@pytest.mark.parametrize("value", [[], {"a": 1}, [["linear"]]], ids=str)
+@pytest.mark.parametrize(
+    "name", ["beta_schedule", "prediction_type", "variance_type", "down_block_types"]
+)
+def test_a_setting_that_is_no_name_is_told(
+    name: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = NETWORKS.seeds["diffusers"]
+    settings = json.loads(files[CONFIG])
+    holder = settings if name in settings else settings["scheduler"]
+    holder[name] = [value, value] if name in settings else value
+    for part, data in (files | {CONFIG: json.dumps(settings).encode()}).items():
+        (tmp_path / part).write_bytes(data)
+    out = str(tmp_path / "out")
+    source = str(tmp_path / next(iter(files)))
+    assert main([source, "--config", str(tmp_path / CONFIG), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be converted; known are" in said and "unhashable" not in said

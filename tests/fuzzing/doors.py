@@ -94,10 +94,8 @@ def command(words: list[str], folder: Path, files: Files) -> str:
     return ACCEPTED if code in (0, 1) else f"failed: code {code}: {message[:300]}"
 
 
-def _reading(
-    read: Callable[[Path], Any], *errors: type
-) -> Callable[[Path, Files], str]:
-    known = (*errors, ValueError, FileNotFoundError)
+def _reading(read: Callable[[Path], Any]) -> Callable[[Path, Files], str]:
+    known = (ValueError, FileNotFoundError, CheckpointError)
     return lambda folder, files: outcome(read, known, folder, files)
 
 
@@ -190,12 +188,12 @@ DOORS = (
         "solve states",
         125,
         seeds.solve_states,
-        _reading(seeds.load_state, CheckpointError),
+        _reading(seeds.load_state),
     ),
     _door(
         "unfinished runs",
         125,
         seeds.unfinished,
-        _reading(seeds.take_up, CheckpointError),
+        _reading(seeds.take_up),
     ),
 )

@@ -1,12 +1,16 @@
 """JSON in checkpoints and beside them, of a bounded size and depth."""
 
 import json
+import re
 from typing import Any
 
 from weights_convert.readers.tensors import CheckpointError, show
 
-# Some 100 bytes for each tensor; parsed JSON takes up to fifty times its size.
+# Some 100 bytes for each tensor, and what trainers note as text.
 MAX_JSON_BYTES = 1 << 23
+# Each is worth up to 200 bytes once it is parsed; a tensor in a header takes twelve.
+MAX_JSON_MARKS = 150_000
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # Configurations nest five or six deep; what is done with the values may recurse.
 MAX_JSON_DEPTH = 64
 
@@ -27,6 +31,8 @@ def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, An
             f"{len(text)} bytes of JSON, at most {MAX_JSON_BYTES} are read; do not "
             "trust the file."
         )
+    if len(text) > MAX_JSON_MARKS:
+        _check_marks(bytes(text))
     try:
         hook = _unique if unique else dict
         found = json.loads(str(text, "utf-8"), object_pairs_hook=hook)
@@ -44,6 +50,17 @@ def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, An
         raise CheckpointError("the JSON is no object; the file is damaged.")
     _check_depth(found)
     return found
+
+
+def _check_marks(text: bytes) -> None:
+    """Count the commas and brackets outside of strings before anything is parsed."""
+    bare = _STRING.sub(b"", text)
+    marks = sum(map(bare.count, (b",", b"[", b"{")))
+    if marks > MAX_JSON_MARKS:
+        raise CheckpointError(
+            f"JSON of {marks} values, more than any header, index or configuration "
+            f"has; at most {MAX_JSON_MARKS} are read: do not trust the file."
+        )
 
 
 def _check_depth(value: Any) -> None:

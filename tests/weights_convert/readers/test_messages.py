@@ -55,6 +55,26 @@ def test_pythons_words_stay_inside(name, data, said, tmp_path: Path):
         assert word not in message
 
 
+CROWDS = {
+    "empty tensors": b'"w%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}',
+    "lists": b'"w%d":[[],[],[],[],[]]',
+}
+
+
+@pytest.mark.parametrize("entry", CROWDS.values(), ids=CROWDS)
+def test_crowds_are_refused_before_they_are_parsed(entry, tmp_path: Path):
+    """A megabyte of commas is ten of objects; commas in strings count for nothing."""
+    path = tmp_path / "model.safetensors"
+    whole = b",".join(entry % n for n in range(30_000))
+    path.write_bytes(wide_header(b"{" + whole + b"}"))
+    with pytest.raises(CheckpointError, match="do not trust"):
+        open_checkpoint(path)
+    tensor = b'"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    notes = b'{"__metadata__":{"tags":"' + b'\\"a\\",[' * 100_000 + b'"},' + tensor
+    path.write_bytes(wide_header(notes + b"}", bytes(4)))
+    assert open_checkpoint(path).tensors["w"].read() == 0
+
+
 def test_a_tensor_that_is_damaged_names_its_file_when_it_is_read(tmp_path: Path):
     whole = zip_file(ordered({"w": np.arange(8, dtype=np.float32)}))
     place = whole.index(np.float32(7).tobytes())

@@ -161,17 +161,18 @@ def _good(ground: Callable[[], Ground]) -> Callable[[], list[Files]]:
 DOORS = (
     Door(
         "checkpoints",
-        1200,
+        1000,
         _corpus(lambda: TOYS),
         _open_checkpoint,
         _good(lambda: TOYS),
     ),
     Door("conversions", 600, _corpus(_networks), _convert, _good(_networks)),
+    _door("ONNX files", 300, lambda: [TOYS.seeds["onnx"]], _open_checkpoint),
     _door("pipeline folders", 250, seeds.pipelines, _convert),
     _door("inspections", 250, seeds.pipelines, _inspect),
     _door("export folders", 150, seeds.converted, _export),
     _door("verify folders and references", 150, seeds.references, _verify),
-    _door("image priors", 600, seeds.image_priors, _reading(seeds.restore_image_prior)),
+    _door("image priors", 500, seeds.image_priors, _reading(seeds.restore_image_prior)),
     _door("latent priors", 250, seeds.latent_priors, _reading(seeds.restore_latent)),
     _door(
         "consistency priors",

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from random import Random
 from typing import Any
 
+from tests.fuzzing.onnx_rules import claims
 from tests.weights_convert.fuzzing.mutations import EXTREMES, mutated
 from tests.weights_convert.fuzzing.seeds import Files, wide_header
 
@@ -247,5 +248,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ".json": (_json, _json, _json, _doubled_key),
     ".safetensors": (*(_header, _retyped, _reshaped, _not_finite, _crowd, _renamed),),
     ".npz": _NPZ,
+    ".onnx": (claims, claims),
     ".png": (_picture_size,),
 }

@@ -78,7 +78,7 @@ class Reconstruct(Common):
     label: Natural | None = None
     prior: Path | None = None
     noise_std: Level = 0.05
-    steps: Count | None = None
+    steps: Annotated[int, Range(1, 10**6)] | None = None
     seed: Seed = 0
     overwrite: bool = False
     resume: bool = False
@@ -139,7 +139,7 @@ class TrainPrior(Training):
     """
 
     widths: tuple[Count, ...] = (64, 88)
-    blocks: tuple[Natural, ...] = (1, 2)
+    blocks: tuple[Annotated[int, Range(0, 1000)], ...] = (1, 2)
     sigma_data: Positive = 1.0
     dtype: str = "float32"
 

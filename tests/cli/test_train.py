@@ -199,6 +199,7 @@ def test_bad_settings_are_refused(classifier, tmp_path, capsys, options, message
         (["--widths", "8", "8", "8"], "expected multiples of 8"),  # of 12 x 12 pixels
         (["--widths", "0"], "--widths[0] is 0; expected a whole number >= 1"),
         (["--widths", "9"], "9 channels cannot be split into 8 groups"),
+        (["--blocks", "1000000"], "--blocks[0] is 1000000; expected a whole number"),
         (["--sigma-data", "inf"], "--sigma-data is inf; expected a finite number > 0"),
     ],
 )

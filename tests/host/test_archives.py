@@ -1,8 +1,10 @@
 """Archives and documents that were damaged, or made to do harm."""
 
+import contextlib
 import io
 import json
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -149,6 +151,19 @@ def test_documents_that_would_do_harm_are_refused(tmp_path, text, message):
         with pytest.raises(ValueError, match=message) as caught:
             read()
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", ["{}", '{"":0}', "[0]", "[[0]]", '"ab"', "1.5"])
+def test_the_memory_of_a_document_is_bounded(unit):
+    """Of whatever is not refused: 32 MB, or ten times the text."""
+    for count in (33_000, 300_000):
+        text = ("[" + ",".join([unit] * count) + "]").encode()
+        tracemalloc.start()
+        with contextlib.suppress(ValueError):
+            parse_json(text, "it")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < max(32 << 20, 10 * len(text))
 
 
 def test_documents_as_they_are_written_are_read(tmp_path):

@@ -193,6 +193,8 @@ def _check_constants(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     for name, expected in plan.constants.items():
         if name not in tensors:
             raise MappingError(f"the file lacks the buffer {name}.")
+        if np.dtype(tensors[name].dtype).kind == "c":
+            raise MappingError(f"the buffer {name} holds complex numbers.")
         found = np.asarray(tensors[name].read(), np.float32)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-6):
             raise MappingError(

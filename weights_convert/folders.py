@@ -136,9 +136,10 @@ def _note(source: Path, found: list[Path]) -> str:
 
 def _averages_beside(folder: Path) -> Iterator[str]:
     """Yield a line on averages in a folder beside the one that was given."""
+    folder = folder.absolute()
     beside = folder.parent / _AVERAGES_OF.get(folder.name, "")
     if folder.name in _AVERAGES_OF and _ranked(beside):
-        yield f"averages of these weights lie beside them, in {beside}"
+        yield f"averages of these weights lie beside {folder.name}/, in {beside.name}/"
 
 
 def _names(source: Path, files: list[Path]) -> str:
@@ -156,6 +157,12 @@ def _nothing(source: Path) -> str:
         return (
             f"{source} has pieces of weights such as {pieces[0]}, but no *.index.json "
             "that says which tensor is where; download the index as well."
+        )
+    inside = [f"{path.name}/" for path in _entries(source) if _weights(path)]
+    if inside:
+        return (
+            f"{source} has weights in {', '.join(inside[:_MAX_LISTED])} only; give the "
+            "folder that is meant, or the weight file itself."
         )
     return (
         f"{source} is no file, and no folder with weights such as {_BASES[0]}."

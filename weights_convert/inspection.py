@@ -16,6 +16,7 @@ from weights_convert.families.settings import (
 )
 from weights_convert.output import written_dtypes
 from weights_convert.readers import Checkpoint
+from weights_convert.readers.documents import is_shallow
 from weights_convert.values import check_finite
 from weights_convert.wrappers import find_network, whole
 
@@ -39,12 +40,21 @@ def own_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what pickles of NVlabs/edm say about their own making.
 
     Other pickled modules have a class, but not the arguments that it was made with.
+
+    Raises:
+        ConfigError: they are nested absurdly.
     """
     extra = checkpoint.extra
     if not extra.get("init_kwargs") and not extra.get("init_args"):
         return {}
     names = ("class_name", "init_kwargs", "init_args")
-    return {name: extra[name] for name in names if name in extra}
+    found = {name: extra[name] for name in names if name in extra}
+    if not is_shallow(found):
+        raise ConfigError(
+            f"the settings inside {checkpoint.path.name} are nested too deeply to be "
+            "read; do not trust the file."
+        )
+    return found
 
 
 def examine(opened: Checkpoint, config: Config) -> Examined:

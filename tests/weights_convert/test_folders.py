@@ -137,6 +137,14 @@ def test_pieces_without_their_index_are_told(tmp_path):
         locate(tmp_path)
 
 
+def test_weights_in_other_parts_are_told(tmp_path):
+    _make(tmp_path, [f"transformer/{PLAIN}", "text_encoder/model.safetensors", "a/b"])
+    with pytest.raises(
+        FileNotFoundError, match="weights in text_encoder/, transformer/"
+    ):
+        locate(tmp_path)
+
+
 def test_averages_beside_what_was_given_are_told(tmp_path):
     _make(tmp_path, [f"unet/{PLAIN}", f"unet_ema/{PLAIN}"])
     for given in ("unet", f"unet/{PLAIN}"):

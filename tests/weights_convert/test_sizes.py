@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.weights_convert.fixture_networks import FOLDERS, files, meta, settings
@@ -94,6 +95,15 @@ def test_filters_of_another_kind_than_the_file_holds_are_refused():
         _edm(EDM[0], resample_filter=[1, 7, 7, 1])
     same = [_edm(EDM[0], **given).plan for given in ({}, {"resample_filter": None})]
     assert same[0].architecture == same[1].architecture
+
+
+def test_filters_of_complex_numbers_are_refused():
+    file = files(EDM[0])[0]
+    tensors = dict(open_checkpoint(file).tensors)
+    name = next(name for name in tensors if name.endswith("resample_filter"))
+    tensors[name] = Claim(tensors[name].shape, np.dtype(np.complex64))
+    with pytest.raises(MappingError, match="resample_filter holds complex numbers"):
+        prepare(tensors, settings(EDM[0], file))
 
 
 @pytest.mark.parametrize("name", ["silu", "swish", "SiLU", "Swish"])

@@ -171,6 +171,23 @@ def test_of_several_networks_none_is_taken_silently(tensors, labels, tmp_path):
     assert all((t.read() == AVERAGE).all() for t in found.tensors.values())
 
 
+@pytest.mark.parametrize(
+    ("plain", "average"),
+    [("model", "ema"), ("state_dict", "modelEMA"), ("net", "model_ema")],
+)
+def test_averages_in_a_state_dict_of_their_own_are_told(plain, average, tmp_path):
+    both = {plain: network(PLAIN, "net."), average: network(AVERAGE, "net.")}
+    (tmp_path / "file").write_bytes(zip_file(both | {"optimizer": {"state": {}}}))
+    found, notes = find_network(open_checkpoint(tmp_path / "file"), {})
+    assert found.container == f"{average}:net."
+    assert all((t.read() == AVERAGE).all() for t in found.tensors.values())
+    assert f"averaged weights {average}:net.; also there" in notes[0]
+    assert f"--container: '{plain}'" in notes[0]
+    found, notes = find_network(open_checkpoint(tmp_path / "file", plain), {})
+    assert all((t.read() == PLAIN).all() for t in found.tensors.values())
+    assert f"taken: weights {plain}:net." in notes[0] and average in notes[0]
+
+
 def test_averages_of_another_network_are_not_taken(tmp_path):
     """Of a whole latent diffusion model the first stage is converted."""
     whole = IMAGES | network(PLAIN, "first_stage_model.", STAGE)

@@ -15,7 +15,7 @@ from diffctl.priors.preconditioning import (
 )
 from weights_convert.families.settings import Config as Config
 from weights_convert.families.settings import ConfigError as ConfigError
-from weights_convert.families.settings import Settings, plain
+from weights_convert.families.settings import Settings, plain, shown
 from weights_convert.mapping import Rule, Shapes
 
 _MAX_STEPS = 100_000
@@ -114,6 +114,18 @@ def positive(config: Config, name: str, default: float | None = None) -> float:
     return value
 
 
+def variance(config: Config, name: str, default: float) -> float:
+    """Return a setting that is the variance of a step; null is as good as not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = number(config, name, default)
+    if not 0 < value < 1:
+        raise unfit(name, value, "a variance between 0 and 1")
+    return value
+
+
 def whole(config: Config, name: str, default: int | None = None) -> int:
     """Return a setting that is a whole positive number; null is as not given.
 
@@ -169,7 +181,7 @@ def _divided(name: str, width: int, divisor: int) -> int:
 
 def unfit(name: str, value: Any, expectation: str) -> ConfigError:
     """Return the error of a setting that has no fitting value."""
-    return ConfigError(f"{name} = {value!r}; it must be {expectation}.")
+    return ConfigError(f"{name} = {shown(value)}; it must be {expectation}.")
 
 
 def number_of_steps(config: Config, name: str) -> int:
@@ -181,7 +193,8 @@ def number_of_steps(config: Config, name: str) -> int:
     steps = config.get(name, 1000)
     if type(steps) is not int or not 1 <= steps <= _MAX_STEPS:
         raise ConfigError(
-            f"{name} = {steps!r}; it must be a whole number from 1 to {_MAX_STEPS}."
+            f"{name} = {shown(steps)}; it must be a whole number from 1 to "
+            f"{_MAX_STEPS}."
         )
     return steps
 
@@ -197,7 +210,8 @@ def check_size(shapes: Shapes, num_levels: int, blocks: Any) -> None:
     """
     if type(blocks) is not int or blocks < 1 or num_levels * blocks > len(shapes):
         raise ConfigError(
-            f"the configuration has {num_levels} levels of {blocks!r} blocks; the file "
+            f"the configuration has {num_levels} levels of {shown(blocks)} blocks; "
+            "the file "
             f"has {len(shapes)} tensors. Correct layers_per_block."
         )
 
@@ -214,7 +228,8 @@ def check_agreement(config: Config, inferred: Config) -> None:
             continue
         if plain(given) != plain(found):
             raise ConfigError(
-                f"the configuration says {name} = {given!r}; the tensors of the file "
+                f"the configuration says {name} = {shown(given)}; the tensors of the "
+                "file "
                 f"say {found!r}. Correct the configuration or leave {name} out."
             )
 
@@ -237,8 +252,17 @@ def check_channels(image: int, out: int) -> None:
 def discrete_prior(
     rule: DiscretePreconditioning, *, learned_variance: bool
 ) -> dict[str, Any]:
-    """Describe a prior trained on discrete levels, for model.json."""
-    levels = rule.levels()
+    """Describe a prior trained on discrete levels, for model.json.
+
+    Raises:
+        ConfigError: the schedule is none.
+    """
+    try:
+        levels = rule.levels()
+    except ValueError as error:
+        raise ConfigError(
+            f"the noise schedule of the configuration cannot be used: {error}"
+        ) from error
     return {
         "preconditioning": to_json(rule),
         "variance": "learned" if learned_variance else "fixed",
@@ -265,14 +289,3 @@ def continuous_prior(
         "sigma_min": sigma_min,
         "sigma_max": sigma_max,
     }
-
-
-def count(shapes: Shapes, template: str) -> int:
-    """Count i = 0, 1, ... for which a tensor name starts with `template.format(i)`."""
-    before, after = template.split("{}")
-    rests = (n.removeprefix(before) for n in shapes if n.startswith(before))
-    found = {rest.partition(after)[0] for rest in rests if after in rest}
-    number = 0
-    while str(number) in found:
-        number += 1
-    return number

@@ -16,12 +16,11 @@ from weights_convert.families.base import (
     Plan,
     check_agreement,
     check_channels,
-    count,
     discrete_prior,
-    number,
     number_of_steps,
+    variance,
 )
-from weights_convert.families.looked import axes
+from weights_convert.families.looked import axes, count
 from weights_convert.families.settings import (
     NAMING,
     SAMPLING,
@@ -30,7 +29,9 @@ from weights_convert.families.settings import (
     Only,
     Settings,
     flattened,
+    is_one_of,
     names,
+    shown,
 )
 from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
@@ -175,17 +176,17 @@ def plan(shapes: Shapes, config: Config) -> Plan:
 
 def _betas(config: Config) -> Betas:
     name = config.get("beta_schedule", "linear")
-    start = number(config, "beta_start", 1e-4)
-    end = number(config, "beta_end", 2e-2)
+    start = variance(config, "beta_start", 1e-4)
+    end = variance(config, "beta_end", 2e-2)
     recipes = {
         "linear": ("linear", start),
         "quad": ("scaled_linear", start),
         "const": ("linear", end),
         "sigmoid": ("sigmoid", start),
     }
-    if name not in recipes:
+    if not is_one_of(name, recipes):
         raise ConfigError(
-            f"beta_schedule = {name!r} cannot be converted; known are "
+            f"beta_schedule = {shown(name)} cannot be converted; known are "
             f"{', '.join(recipes)}."
         )
     recipe, first = recipes[name]

@@ -42,7 +42,9 @@ from weights_convert.families.settings import (
     TRAINING,
     Only,
     Settings,
+    is_one_of,
     names,
+    shown,
 )
 from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
@@ -111,8 +113,8 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     known = {**_DEFAULTS, **config}
     if known["attn_norm_num_groups"] not in (None, known["norm_num_groups"]):
         raise ConfigError(
-            f"attn_norm_num_groups = {known['attn_norm_num_groups']!r} cannot be "
-            f"converted; only norm_num_groups = {known['norm_num_groups']!r} can."
+            f"attn_norm_num_groups = {shown(known['attn_norm_num_groups'])} cannot be "
+            f"converted; only norm_num_groups = {shown(known['norm_num_groups'])} can."
         )
     required(config, "block_out_channels", "they are the widths of the levels")
     widths = listed(config, "block_out_channels", whole)
@@ -185,14 +187,15 @@ def _levels(
     types = required(known, f"{way}_block_types", "they say where attention is")
     if not isinstance(types, list | tuple) or len(types) != len(widths):
         raise ConfigError(
-            f"{way}_block_types = {types!r}; it must be a list of {len(widths)} types, "
+            f"{way}_block_types = {shown(types)}; it must be a list of {len(widths)} "
+            "types, "
             "one for each of block_out_channels."
         )
     levels = []
     for place, (kind, width) in enumerate(zip(types, widths, strict=True)):
-        if kind not in [*_BLOCKS]:  # not looked up: it may be a list
+        if not is_one_of(kind, _BLOCKS):
             raise ConfigError(
-                f"the block type {kind!r} cannot be converted; known are "
+                f"the block type {shown(kind)} cannot be converted; known are "
                 f"{', '.join(_BLOCKS)}."
             )
         attends, resample = _BLOCKS[kind]

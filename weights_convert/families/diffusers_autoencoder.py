@@ -24,7 +24,14 @@ from weights_convert.families.diffusers_layers import (
     autoencoder_table,
 )
 from weights_convert.families.looked import axes
-from weights_convert.families.settings import COMPUTING, NAMING, Only, Settings, names
+from weights_convert.families.settings import (
+    COMPUTING,
+    NAMING,
+    Only,
+    Settings,
+    names,
+    shown,
+)
 from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
 
@@ -104,15 +111,17 @@ def _units(config: Config, channels: int) -> dict[str, Any]:
         return {"scaling_factor": scaling, "shift": shift}
     if mean is None or std is None or shift:
         raise ConfigError(
-            f"latents_mean = {mean}, latents_std = {std}, shift_factor = {shift} "
-            "cannot be converted; give both of the former, or shift_factor alone."
+            f"latents_mean = {shown(mean)}, latents_std = {shown(std)}, "
+            f"shift_factor = {shift} cannot be converted; give both of the former, or "
+            "shift_factor alone."
         )
     mean = listed(config, "latents_mean", number)
     std = listed(config, "latents_std", number)
     if len(mean) != channels or len(std) != channels or 0 in std:
         raise ConfigError(
-            f"latents_mean = {mean}, latents_std = {std}; they must hold one number "
-            f"for each of the {channels} channels of the latents, std none of 0."
+            f"latents_mean = {shown(mean)}, latents_std = {shown(std)}; they must hold "
+            f"one number for each of the {channels} channels of the latents, std none "
+            "of 0."
         )
     return {
         "scaling_factor": [scaling / deviation for deviation in std],

@@ -17,7 +17,14 @@ from weights_convert.families.base import (
     whole,
 )
 from weights_convert.families.looked import axes
-from weights_convert.families.settings import NAMING, Only, Settings, flattened, names
+from weights_convert.families.settings import (
+    NAMING,
+    Only,
+    Settings,
+    flattened,
+    names,
+    shown,
+)
 from weights_convert.mapping import Layer, Rule, Shapes, rules
 
 _LAYERS = [
@@ -69,7 +76,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     padding = required(config, "padding", "it is the convolutions' padding")
     if type(padding) is not int or padding < 0:
         raise ConfigError(
-            f"padding = {padding!r}; it must be a whole number, 0 or more."
+            f"padding = {shown(padding)}; it must be a whole number, 0 or more."
         )
     return Plan(
         architecture=Architecture.of(

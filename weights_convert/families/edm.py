@@ -50,6 +50,7 @@ from weights_convert.families.settings import (
     Settings,
     flattened,
     names,
+    shown,
 )
 from weights_convert.mapping import (
     Layer,
@@ -211,7 +212,7 @@ def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
         return discrete_prior(rule, learned_variance=channels[2] == 2 * channels[0])
     raise ConfigError(
         f"class_name must be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond; got "
-        f"{name!r}."
+        f"{shown(name)}."
     )
 
 

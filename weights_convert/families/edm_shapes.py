@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from weights_convert.families.base import Config, ConfigError, count, listed, number
-from weights_convert.families.looked import axes
+from weights_convert.families.base import Config, ConfigError, listed, number
+from weights_convert.families.looked import axes, count
+from weights_convert.families.settings import shown
 from weights_convert.families.sizes import check_halvings
 from weights_convert.mapping import MappingError, Shapes
 
@@ -102,7 +103,8 @@ def _given_taps(config: Config) -> tuple[Any, ...]:
     taps = listed(config, "resample_filter", number)
     if len(taps) % 2 or not all(map(math.isfinite, taps)) or not sum(taps):
         raise ConfigError(
-            f"resample_filter = {taps!r}; it must be a list of an even number of taps, "
+            f"resample_filter = {shown(taps)}; it must be a list of an even number "
+            "of taps, "
             "such as [1, 1] or [1, 3, 3, 1]: all finite, with a sum that is not 0. "
             "One of an odd number does not double the size of an image."
         )

@@ -21,7 +21,6 @@ from weights_convert.families.base import (
     check_agreement,
     check_channels,
     continuous_prior,
-    count,
     flag,
     heads_of_width,
     number_of_heads,
@@ -40,7 +39,8 @@ from weights_convert.families.guided_settings import (
     FLAGS,
     U_NET_SETTINGS,
 )
-from weights_convert.families.settings import flattened
+from weights_convert.families.looked import count
+from weights_convert.families.settings import flattened, shown
 from weights_convert.families.sizes import check_halvings, image_size
 from weights_convert.mapping import Shapes
 
@@ -55,7 +55,8 @@ def settings(config: Config) -> dict[str, Any]:
         words = [word.strip() for word in multipliers.split(",") if word.strip()]
         if not all(word.isdecimal() for word in words):
             raise ConfigError(
-                f"channel_mult = {multipliers!r}; it must be whole numbers with commas "
+                f"channel_mult = {shown(multipliers)}; it must be whole numbers with "
+                "commas "
                 "between them."
             )
         known["channel_mult"] = [int(word) for word in words] or None
@@ -212,7 +213,8 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     check_halvings("image_size", (rows, columns), num_levels)
     if rows * columns != pixels * 4 ** (num_levels - 1):
         raise ConfigError(
-            f"image_size = {config['image_size']!r}; the classifier pools {pixels} "
+            f"image_size = {shown(config['image_size'])}; the classifier pools "
+            f"{pixels} "
             "pixels, and halving such images does not lead there."
         )
     entries = count(shapes, "input_blocks.{}.")

@@ -54,3 +54,14 @@ def below(shapes: Mapping[str, Shape], prefix: str) -> Mapping[str, Shape]:
     return (
         shapes.below(prefix) if isinstance(shapes, Looked) else Looked(shapes, prefix)
     )
+
+
+def count(shapes: Mapping[str, Shape], template: str) -> int:
+    """Count i = 0, 1, ... for which a tensor name starts with `template.format(i)`."""
+    before, after = template.split("{}")
+    rests = (n.removeprefix(before) for n in shapes if n.startswith(before))
+    found = {rest.partition(after)[0] for rest in rests if after in rest}
+    number = 0
+    while str(number) in found:
+        number += 1
+    return number

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 from weights_convert.readers.tensors import CheckpointError, show
@@ -13,6 +14,7 @@ MAX_JSON_MARKS = 150_000
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # Configurations nest five or six deep; what is done with the values may recurse.
 MAX_JSON_DEPTH = 64
+_MAX_VALUES = 1 << 21  # at one depth; a header of 100 000 tensors has a tenth
 
 
 def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def parse_json(text: memoryview | bytes, *, unique: bool = True) -> dict[str, An
         ) from error
     if type(found) is not dict:
         raise CheckpointError("the JSON is no object; the file is damaged.")
-    _check_depth(found)
+    if not is_shallow(found):
+        raise _too_deep()
     return found
 
 
@@ -63,20 +66,21 @@ def _check_marks(text: bytes) -> None:
         )
 
 
-def _check_depth(value: Any) -> None:
+def is_shallow(value: Any) -> bool:
+    """Return whether a value is one that may be compared and printed.
+
+    Those of a pickle may hold a value many times, or themselves.
+    """
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [child for outer in level for child in _inside(outer)]
-        if not level:
-            return
-    raise _too_deep()
-
-
-def _inside(value: Any) -> list[Any]:
-    """Return the values that a value directly holds."""
-    if type(value) is dict:
-        return list(value.values())
-    return value if type(value) is list else []
+        holders = [v for v in level if type(v) in (dict, list, tuple) and v]
+        if not holders:
+            return True
+        if sum(map(len, holders)) > _MAX_VALUES:
+            return False
+        inside = (v.values() if type(v) is dict else v for v in holders)
+        level = list(chain.from_iterable(inside))
+    return False
 
 
 def _too_deep() -> CheckpointError:

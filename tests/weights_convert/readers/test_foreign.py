@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tests.weights_convert.readers.files import zip_entries, zip_file, zipped
+from tests.weights_convert.readers.files import (
+    module_state,
+    nested_tensor,
+    persistent_class,
+    zip_entries,
+    zip_file,
+    zipped,
+)
+from tests.weights_convert.readers.pickles import Raw, dumps
 from weights_convert.cli import main
 from weights_convert.readers import CheckpointError, open_checkpoint
 
@@ -149,3 +157,31 @@ def test_json_that_is_not_too_deep_is_read(tmp_path):
     (tmp_path / "w.pt").write_bytes(zipped(GOOD))
     (tmp_path / "config.json").write_text(json.dumps({"a": json.loads(DEEP[60])}))
     assert main(["inspect", str(tmp_path / "w.pt")]) == 0
+
+
+@pytest.mark.parametrize("depth", [70, 50_000])
+@pytest.mark.parametrize("name", ["sharpness", "label_dim", "C_1", "dropout"])
+def test_deep_settings_in_a_pickle_are_refused(depth, name, tmp_path, capsys):
+    deep = Raw(b"]" * depth + b"a" * (depth - 1))
+    state = module_state(
+        {"w": nested_tensor(np.ones(2))}, {}, {}, _init_kwargs={name: deep}
+    )
+    (tmp_path / "net.pkl").write_bytes(dumps(persistent_class("EDMPrecond", state), 4))
+    for command in (["inspect"], ["convert", "--dry-run"]):
+        assert main([*command, str(tmp_path / "net.pkl")]) == 2
+        assert "net.pkl are nested too deeply" in capsys.readouterr().err
+
+
+# A list that holds itself twice; a list of 3000 times the same of 3000 numbers.
+ENDLESS = b"]q\xf0(h\xf0h\xf0e"
+WIDE = b"](](" + b"K\0" * 3000 + b"eq\xf1" + b"h\xf1" * 2999 + b"e"
+
+
+@pytest.mark.parametrize("value", [ENDLESS, WIDE])
+def test_settings_in_a_pickle_that_hold_a_value_very_often(value, tmp_path, capsys):
+    state = module_state(
+        {"w": nested_tensor(np.ones(2))}, {}, {}, _init_kwargs={"a": Raw(value)}
+    )
+    (tmp_path / "net.pkl").write_bytes(dumps(persistent_class("EDMPrecond", state), 4))
+    assert main(["inspect", str(tmp_path / "net.pkl")]) == 2
+    assert "nested too deeply" in capsys.readouterr().err

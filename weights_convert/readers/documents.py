@@ -9,8 +9,8 @@ from weights_convert.readers.tensors import CheckpointError, show
 
 # Some 100 bytes for each tensor, and what trainers note as text.
 MAX_JSON_BYTES = 1 << 23
-# Each is worth up to 200 bytes once it is parsed; a tensor in a header takes twelve.
-MAX_JSON_MARKS = 150_000
+# Each is worth up to 200 bytes once it is parsed; a tensor in a header takes ten.
+MAX_JSON_MARKS = 100_000
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 # Configurations nest five or six deep; what is done with the values may recurse.
 MAX_JSON_DEPTH = 64

@@ -213,6 +213,7 @@ def _compare_heads(
         function, _, prepare = known[name]
         with _naming_what_lacks(name):
             value, *along = head_inputs(known[name], tag, reference, dtype)
+            _check_shapes(reference, suffix, tag, value, along[0])
             rest = prepare(inputs)
             found = batch_derivatives(function, subject.net, value, rest, *along)
         for quantity, missing in lacking(known[name], tag, reference, suffix).items():
@@ -234,6 +235,18 @@ def _naming_what_lacks(head: str) -> Iterator[None]:
             f"the reference has no array {error}, which the outputs of {head} depend "
             "on; record it beside them."
         ) from error
+
+
+def _check_shapes(
+    reference: Arrays, suffix: str, tag: str, value: Any, cotangent: Any
+) -> None:
+    """Check what was recorded of a head before it is compiled."""
+    shapes = {"out": cotangent.shape, "vjp": value.shape, "jvp": cotangent.shape}
+    for quantity, shape in shapes.items():
+        name = f"{quantity}{suffix}{tag}"
+        found = channels_last(reference[name]).shape if name in reference else shape
+        if found != shape:
+            raise ValueError(f"{name} has shape {found}, channels last; not {shape}.")
 
 
 def _compare_values(

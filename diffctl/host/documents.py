@@ -53,12 +53,13 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes(), str(path))
 
 
-def parse_json(text: bytes, whose: str) -> Any:
+def parse_json(text: bytes, whose: str, *, free_values: int = _FREE_VALUES) -> Any:
     """Return what a text describes.
 
     Args:
         text: in UTF-8, as all JSON.
         whose: what it is the text of, for the message.
+        free_values: how many values a text of any length may have.
 
     Raises:
         ValueError: the text is empty, cut short or no JSON, or it has far more values
@@ -68,7 +69,7 @@ def parse_json(text: bytes, whose: str) -> Any:
         raise ValueError(f"{whose} is not valid JSON: it is empty.")
     # Every value but the first follows one of these, which strings may hold as well.
     values = sum(map(text.count, (b",", b"[", b"{")))
-    if values > max(_FREE_VALUES, len(text) // _BYTES_PER_VALUE):
+    if values > max(free_values, len(text) // _BYTES_PER_VALUE):
         raise ValueError(
             f"{whose} has some {values} values in {len(text)} bytes of JSON, far more "
             "than anything that is written here; do not trust it."

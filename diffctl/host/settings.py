@@ -153,7 +153,7 @@ def _table_fault(
         return f"{whose} is {show(given)}; expected a table of settings."
     known, required = _settings_of(kind)
     unknown = [] if others else [name for name in given if name not in known]
-    missing = [name for name in required if name not in given]
+    missing = [n for n in known if n in required and n not in given]
     if unknown:
         there_are = ", ".join(known) or "none"
         return f"{whose} has no setting {show(unknown[0])}; there are: {there_are}."

@@ -1,5 +1,6 @@
 """A small network of every architecture, and a folder of every kind of model."""
 
+import functools
 import json
 
 import jax
@@ -94,6 +95,7 @@ CLASSIFIERS = {
 }
 
 
+@functools.cache
 def filled(architecture):
     """Return a network with drawn parameters; to draw them in JAX takes longer."""
     rng = np.random.default_rng(0)

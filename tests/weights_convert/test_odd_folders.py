@@ -6,26 +6,19 @@ import shutil
 import numpy as np
 import pytest
 
-from diffctl.priors import NetworkPrior
-from tests.priors.small_models import NAMES, U_NETS, change, save
+from tests.priors.small_models import GENERATIVE, change, save
 from tests.priors.test_foreign_folders import INTERNAL
 from weights_convert.cli import main
 
-FAMILIES = {
-    "adm_unet": "guided-diffusion",
-    "song_unet": "edm",
-    "edm_adm_unet": "edm",
-    "ddpm_unet": "ddpm",
-    "autoencoder_kl": "latent-diffusion",
-    "digit_classifier": "digits",
-    "adm_classifier": "guided-diffusion-classifier",
-}
+EXPORTED = ("autoencoder_kl", "digit_classifier")
+# The U-Nets of other projects go there and back in the tests of their families.
+FOLDERS = [*EXPORTED, "unet", *(kind.__name__ for kind in GENERATIVE)]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for name in NAMES:
+    for name in FOLDERS:
         save(name, root / name)
     return root
 
@@ -43,10 +36,10 @@ def refused(words, capsys, message):
     assert len(error) < 900 and not INTERNAL.search(error), error
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_every_folder_is_exported_or_refused_by_name(models, tmp_path, capsys, name):
     words = ["export", models / name, "--out", tmp_path / "out"]
-    if name in FAMILIES:
+    if name in EXPORTED:
         assert main([str(word) for word in words]) == 0
         assert (tmp_path / "out").is_file()
     else:
@@ -63,7 +56,7 @@ def test_every_folder_is_exported_or_refused_by_name(models, tmp_path, capsys, n
         (("architecture",), "x", "architecture of the model is 'x'; expected a table"),
         (("architecture",), {}, "architecture lacks the setting 'name'"),
         (("architecture", "name"), "vnet", "There is no network called 'vnet'"),
-        (("architecture", "arguments"), {"width": 32}, "lacks the setting"),
+        (("architecture", "arguments"), {"groups": 2}, "lacks the setting"),
         (
             ("architecture", "arguments", "levels", 0, "blocks"),
             10**6,
@@ -77,7 +70,7 @@ def test_every_folder_is_exported_or_refused_by_name(models, tmp_path, capsys, n
     ],
 )
 def test_damaged_descriptions(copied, tmp_path, capsys, path, value, message):
-    folder = copied("adm_unet")
+    folder = copied("autoencoder_kl")
     change(folder, *path, to=value)
     refused(["export", folder, "--out", tmp_path / "out"], capsys, message)
     assert not (tmp_path / "out").exists()
@@ -99,41 +92,36 @@ def test_folders_that_are_no_models(tmp_path, capsys):
 
 @pytest.fixture
 def converted(copied):
-    folder = copied("ddpm_unet")
-    change(folder, "source", to={"family": "ddpm"})
+    folder = copied("digit_classifier")
+    change(folder, "source", to={"family": "digits"})
     return folder
 
 
 def _reference(**changes):
-    rng, images = np.random.default_rng(0), (2, 1, 8, 8)
-    names = ("x", "tan", "out", "ct", "vjp", "jvp")
-    arrays = {name: rng.normal(size=images).astype(np.float32) for name in names}
-    arrays |= {"t": np.array([3, 500])} | changes
+    rng = np.random.default_rng(0)
+    arrays = {
+        **{name: rng.normal(size=(2, 1, 8, 8)) for name in ("x", "tan", "vjp")},
+        **{name: rng.normal(size=(2, 3)) for name in ("out", "ct", "jvp")},
+        "y": np.array([0, 2]),
+    } | changes
     return {name: array for name, array in arrays.items() if array is not None}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"x": np.zeros((2, 1, 8, 9))}, "the arrays do not fit the network"),
+        ({"x": np.zeros((2, 3, 8, 8))}, "the arrays do not fit the network"),
+        ({"x": np.zeros((2, 8))}, "the arrays do not fit the network"),
+        ({"ct": np.zeros((2, 4))}, "the arrays do not fit the network"),
+        ({"vjp": np.zeros((2, 1, 4, 4))}, "the arrays do not fit the network"),
+        ({"y": np.array([3])}, r"has arrays of \[1, 2\] examples"),
+        ({"y": np.array(3)}, r"y is int64 of shape \(\); expected numbers"),
+        ({"y": np.array(["a", "b"])}, "y is <U1 of shape"),
+        ({"y": np.array([1j, 2])}, "y is complex128 of shape"),
+        ({"out": None}, "holds no outputs that a network of the family digits"),
         (
-            {"x": np.zeros((2, 1, 8, 9), np.float32)},
-            "the arrays do not fit the network",
-        ),
-        (
-            {"x": np.zeros((2, 3, 8, 8), np.float32)},
-            "the arrays do not fit the network",
-        ),
-        ({"x": np.zeros((2, 8), np.float32)}, "the arrays do not fit the network"),
-        ({"ct": np.zeros((2, 1, 4, 4), np.float32)}, "the arrays do not fit"),
-        ({"vjp": np.zeros((2, 1, 4, 4), np.float32)}, "the arrays do not fit"),
-        ({"t": np.array([3])}, r"has arrays of \[1, 2\] examples"),
-        ({"t": np.array(3)}, r"t is int64 of shape \(\); expected numbers"),
-        ({"t": np.array(["a", "b"])}, "t is <U1 of shape"),
-        ({"t": np.array([1j, 2])}, "t is complex128 of shape"),
-        ({"t": None}, "the arrays do not fit"),
-        ({"out": None}, "holds no outputs that a network of the family ddpm"),
-        (
-            {n: np.zeros((0, 1, 8, 8)) for n in _reference()} | {"t": np.zeros(0)},
+            {name: array[:0] for name, array in _reference().items()},
             r"has arrays of \[0\] examples",
         ),
         ({"x": np.array([None, None])}, "x holds Python objects"),
@@ -150,4 +138,4 @@ def test_a_reference_of_another_network_differs(converted, tmp_path):
     np.savez(tmp_path / "io.npz", **_reference())
     words = ["verify", str(converted), "--reference", str(tmp_path / "io.npz")]
     assert main(words) == 1
-    assert NetworkPrior.restore(converted).architecture == U_NETS["ddpm_unet"]
+    assert (converted / "parity.json").is_file()

@@ -12,7 +12,7 @@ from rich.text import Text
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion
 from weights_convert.families.base import LATENT_PRIOR
-from weights_convert.families.settings import HARMLESS, READ
+from weights_convert.families.settings import HARMLESS, READ, readable
 from weights_convert.inspection import SettingUse
 from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
@@ -135,7 +135,9 @@ def settings_table(settings: Iterable[SettingUse]) -> Table:
         shown = repr(value)
         shown = shown if len(shown) <= _WIDTH else f"{shown[:_WIDTH]}..."
         style = "" if kind in (READ, HARMLESS) else "bold red"
-        table.add_row(Text(place), Text(shown), Text(kind, style), Text(reason))
+        table.add_row(
+            Text(readable(place)), Text(shown), Text(kind, style), Text(reason)
+        )
     return table
 
 

@@ -201,12 +201,11 @@ def _notes(
     checkpoint: Checkpoint, selected: Checkpoint, others: list[str]
 ) -> Iterator[str]:
     """Yield what was taken, what was taken off its names, and what else is there."""
-    base, prefix = _place(selected)
+    prefix = _place(selected)[1]
     container = selected.choices[selected.container]
-    others = [*others, *_of_similar_size(checkpoint, base)]
-    if prefix or others:
-        parts = [*base.split("/"), *prefix.split(".")]
-        averaged = container.averaged or any(map(says_averaged, parts))
+    others = [*others, *_of_similar_size(checkpoint, selected)]
+    averaged = container.averaged or _is_called_averaged(selected)
+    if prefix or others or averaged:
         what = "averaged weights" if averaged else "weights"
         also = f"; also there, for --container: {listing(others)}" if others else ""
         yield f"taken: {what} {selected.container}{also}"
@@ -219,9 +218,21 @@ def _notes(
         yield f"left out: {len(left)} tensors beside them, such as {listing(left[:3])}"
 
 
-def _of_similar_size(checkpoint: Checkpoint, base: str) -> list[str]:
+def _is_called_averaged(selected: Checkpoint) -> bool:
+    """Return whether a selection is called an average.
+
+    The name of a state dict says it of the averages in it, where some are called so.
+    """
+    base, prefix = _place(selected)
+    if averaged_groups(selected.choices[base].tensors):
+        return any(map(says_averaged, prefix.split(".")))
+    return any(map(says_averaged, [*base.split("/"), *prefix.split(".")]))
+
+
+def _of_similar_size(checkpoint: Checkpoint, selected: Checkpoint) -> list[str]:
     """Return the other state dicts that may hold the network as well."""
-    least = checkpoint.choices[base].num_parameters / 2
+    base, _ = _place(selected)
+    least = selected.choices[selected.container].num_parameters / 2
     return [
         name
         for name, container in checkpoint.choices.items()

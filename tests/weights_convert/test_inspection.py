@@ -10,7 +10,13 @@ from tests.weights_convert.test_diffusers import CONFIG, _names
 from tests.weights_convert.test_settings import SECTIONS, _nested
 from weights_convert.cli import main
 from weights_convert.families import FAMILIES
-from weights_convert.families.settings import HARMLESS, READ, REFUSED, UNKNOWN
+from weights_convert.families.settings import (
+    HARMLESS,
+    READ,
+    REFUSED,
+    UNKNOWN,
+    ConfigError,
+)
 from weights_convert.inspection import explain
 
 
@@ -123,3 +129,11 @@ def test_settings_that_nobody_reads_are_listed_too(tmp_path, capsys):
     said = _inspected(tmp_path, capsys)
     assert "none that can be converted" in said
     assert "width" in said and "not understood" in said
+
+
+def test_names_of_settings_are_safe_to_print(tmp_path, capsys):
+    save_file({"a.b": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"a\\u001b[31mb": 3}')
+    assert "\x1b" not in _inspected(tmp_path, capsys)
+    with pytest.raises(ConfigError, match=r"setting 'a\\x1b\[31mb' = 3 is not known"):
+        FAMILIES["digits"].declared.check({"a\x1b[31mb": 3})

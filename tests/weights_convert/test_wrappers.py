@@ -188,6 +188,40 @@ def test_averages_in_a_state_dict_of_their_own_are_told(plain, average, tmp_path
     assert f"taken: weights {plain}:net." in notes[0] and average in notes[0]
 
 
+def test_averages_in_the_place_of_the_model_are_told(tmp_path):
+    """As the callback WeightAveraging of lightning writes them."""
+    state = {
+        "state_dict": network(AVERAGE, "net."),
+        "current_model_state": network(PLAIN, "net."),
+        "averaging_state": {"n_averaged": np.array(3)},
+    }
+    (tmp_path / "file").write_bytes(zip_file(state | {"epoch": 2, "loops": {}}))
+    found, notes = find_network(open_checkpoint(tmp_path / "file"), {})
+    assert all((t.read() == AVERAGE).all() for t in found.tensors.values())
+    assert "averaged weights state_dict:net." in notes[0]
+    assert "'current_model_state'" in notes[0]
+
+
+def test_what_is_plain_in_a_state_dict_of_averages_is_not_called_averaged(tmp_path):
+    inside = _both("online_model.model.", "ema_model.model.") | COUNTERS
+    both = {"model": ordered(network(PLAIN, "model.")), "ema": ordered(inside)}
+    (tmp_path / "file").write_bytes(zip_file(both))
+    opened = open_checkpoint(tmp_path / "file")
+    found, notes = find_network(opened, {})
+    assert "averaged weights ema:ema_model.model." in notes[0]
+    assert "'ema:online_model.model.', 'model'" in notes[0]
+    found, notes = find_network(opened.select("ema:online_model."), {})
+    assert all((t.read() == PLAIN).all() for t in found.tensors.values())
+    assert "taken: weights ema:online_model.model." in notes[0]
+
+
+def test_averages_alone_are_told(tmp_path):
+    counted = {"n_averaged": np.array(3)} | network(AVERAGE, "module.")
+    save_file(counted, tmp_path / "file")
+    _, notes = find_network(open_checkpoint(tmp_path / "file"), {})
+    assert "taken: averaged weights ." in notes
+
+
 def test_averages_of_another_network_are_not_taken(tmp_path):
     """Of a whole latent diffusion model the first stage is converted."""
     whole = IMAGES | network(PLAIN, "first_stage_model.", STAGE)

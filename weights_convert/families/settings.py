@@ -112,10 +112,11 @@ class Settings:
             )
 
     def _unknown(self, name: str, value: Any) -> str:
+        label = readable(str(name))
         near = difflib.get_close_matches(str(name), self.names, n=1)
         hint = f" (nearest name known: {near[0]})" if near else ""
         return (
-            f"{self.owner}: the setting {name} = {shown(value)} is not known to this "
+            f"{self.owner}: the setting {label} = {shown(value)} is not known to this "
             f"converter{hint}, so what it changes would be lost. If it changes neither "
             "the network nor its noise levels, give a --config without it."
         )
@@ -146,6 +147,12 @@ def shown(value: Any) -> str:
     """Return a value of a configuration for a message, which is not a page long."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def readable(name: str) -> str:
+    """Return a name from a configuration as it is, or quoted where it cannot be."""
+    is_plain = name.isprintable() and len(name) <= _MAX_SHOWN
+    return name if is_plain else shown(name)
 
 
 def is_one_of(value: Any, known: Collection[str]) -> bool:

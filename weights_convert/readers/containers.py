@@ -11,6 +11,7 @@ them (`averages.py`).
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from weights_convert.readers.modules import as_dict, container_of, is_module
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, checked_name
 
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the module it wraps
+# WeightAveraging of Lightning-AI/pytorch-lightning puts averages in the usual place.
+_SWAPPED = {"state_dict", "current_model_state"}
 USUAL = {
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
     *("unet", "score_model", "denoiser", "generator"),
@@ -59,7 +62,9 @@ def checkpoint_of(
     Raises:
         CheckpointError: if there is none, or its tensors cannot be read.
     """
-    choices = dict(_find(root))
+    choices, values = dict(_find(root)), as_dict(root) or {}
+    if _SWAPPED.issubset(values.keys() & choices.keys()):
+        choices["state_dict"] = replace(choices["state_dict"], averaged=True)
     if not choices:
         raise CheckpointError(
             f"{path} ({kind}) holds no dictionary of tensors; save a state dict."
@@ -71,7 +76,6 @@ def checkpoint_of(
         reversed(candidates),
         key=lambda n: (_rank(n, choices[n]), choices[n].num_parameters),
     )
-    values = as_dict(root) or {}
     beside = {str(key): v for key, v in values.items() if not _is_inside(v)}
     named = (container or "", (container or "").rpartition(":")[0])
     first = next((name for name in named if name in choices), best)

@@ -3,11 +3,10 @@
 Exit codes: 0 done, 1 the networks differ, 2 bad input, 130 interrupted.
 """
 
-import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,12 +28,11 @@ from diffctl.priors.storage import correcting, read_net
 from weights_convert import export, report
 from weights_convert.buffers import check_schedule
 from weights_convert.configs import CONFIGS
-from weights_convert.convert import Conversion, prepare
+from weights_convert.convert import Conversion, naming, prepare
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
 from weights_convert.inspection import examine, own_settings
-from weights_convert.mapping import MappingError
 from weights_convert.output import write, written_dtypes
 from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
@@ -81,7 +79,7 @@ class Convert:
         said = [report.summary(conversion), *conversion.notes, *conversion.plan.remarks]
         _say(console, "\n".join(said))
         if self.dry_run:
-            with _naming(file):
+            with naming(file):
                 check_finite(conversion, written_dtypes(conversion, self._dtype()))
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
@@ -100,7 +98,7 @@ class Convert:
         opened = open_checkpoint(found.file, self.container)
         config = own_settings(opened) | found.config
         family = self.family or found.family
-        with _naming(found.file):
+        with naming(found.file):
             checkpoint, notes = find_network(opened, config)
             conversion = prepare(checkpoint.tensors, config, family)
             check_schedule(conversion, whole(checkpoint).tensors)
@@ -124,7 +122,7 @@ class Convert:
         )
         shown = console.is_terminal
         bar = Progress(*columns, console=console, transient=True, disable=not shown)
-        with if_interrupted(bar.stop), bar as progress, _naming(file):
+        with if_interrupted(bar.stop), bar as progress, naming(file):
             task = progress.add_task(f"writing {out}", total=_bytes(conversion))
             write(
                 conversion,
@@ -268,17 +266,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command.run(Console(markup=False, emoji=False)))
 
     return run("weights_convert", parse, work, for_good=arguments is None)
-
-
-@contextlib.contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Name the file in what is said of its tensors and of its settings."""
-    try:
-        yield
-    except (ConfigError, MappingError) as error:
-        if str(file) in str(error):
-            raise
-        raise type(error)(f"{file}: {error}") from error
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,6 +1,8 @@
 """From the tensors of a checkpoint to the parameters of a network."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -202,3 +204,14 @@ def _check_constants(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
                 f"{expected.ravel()[:4]}.... Correct {name.rpartition('.')[2]} in the "
                 "configuration."
             )
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name a file in what is said of its tensors and of its settings."""
+    try:
+        yield
+    except (ConfigError, MappingError) as error:
+        if str(file) in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from error

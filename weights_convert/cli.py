@@ -26,15 +26,19 @@ from diffctl.host import MODEL, check_free, if_interrupted, run
 from diffctl.nets.architecture import Architecture
 from diffctl.priors.storage import correcting, read_net
 from weights_convert import export, report
+from weights_convert.buffers import check_schedule
 from weights_convert.configs import CONFIGS
-from weights_convert.convert import Conversion, detect, prepare
+from weights_convert.convert import Conversion, naming, prepare
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.inputs import locate
-from weights_convert.output import write
-from weights_convert.parity import load_reference
-from weights_convert.readers import Checkpoint, Container, open_checkpoint
+from weights_convert.inspection import examine, own_settings
+from weights_convert.output import write, written_dtypes
+from weights_convert.parity import load_reference, uncompared
+from weights_convert.readers import open_checkpoint
+from weights_convert.values import check_finite, notes_on_types
 from weights_convert.verify import read_converted, verify
+from weights_convert.wrappers import find_network, whole
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
 _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
@@ -55,13 +59,13 @@ class Convert:
     config: Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)] = None
     family: Annotated[str | None, tyro.conf.arg(help=_FAMILY_HELP)] = None
     container: str | None = None
-    """which state dict of the file, as `inspect` lists them"""
+    """which state dict of the file, as `inspect` lists them; NAME:PREFIX. for a part"""
     dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
-    """of the parameters"""
+    """of the parameters; stored keeps each as it is in the file, float8 as bfloat16"""
     reference: Path | None = None
     """recorded arrays (.npz) to compare with"""
     orbax: bool = False
-    """write an Orbax checkpoint instead of a safetensors file"""
+    """write an Orbax checkpoint instead; takes three times the memory of the file"""
     overwrite: bool = False
     """replace the folder if it holds a model"""
     dry_run: bool = False
@@ -72,8 +76,11 @@ class Convert:
         if self.out is not None and not self.dry_run:
             check_free(self.out, overwrite=self.overwrite, kind=MODEL)
         conversion, file = self._prepare()
-        _say(console, "\n".join([report.summary(conversion), *conversion.plan.remarks]))
+        said = [report.summary(conversion), *conversion.notes, *conversion.plan.remarks]
+        _say(console, "\n".join(said))
         if self.dry_run:
+            with naming(file):
+                check_finite(conversion, written_dtypes(conversion, self._dtype()))
             report.print_wide(console, report.mapping_table(conversion))
             _say(console, report.mapping_summary(conversion))
             return 0
@@ -88,11 +95,22 @@ class Convert:
 
     def _prepare(self) -> tuple[Conversion, Path]:
         found = locate(self.source, self.config)
-        checkpoint = open_checkpoint(found.file, self.container)
-        _check_selection(checkpoint)
-        config = _settings(checkpoint) | found.config
-        conversion = prepare(checkpoint.tensors, config, self.family or found.family)
-        return conversion, found.file
+        opened = open_checkpoint(found.file, self.container)
+        config = own_settings(opened) | found.config
+        family = self.family or found.family
+        with naming(found.file):
+            checkpoint, notes = find_network(opened, config)
+            conversion = prepare(checkpoint.tensors, config, family)
+            check_schedule(conversion, whole(checkpoint).tensors)
+        kept = notes_on_types(conversion) if self.dtype == "stored" else ()
+        return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
+
+    def _dtype(self) -> Any:
+        import ml_dtypes
+
+        if self.dtype == "bfloat16":
+            return ml_dtypes.bfloat16
+        return None if self.dtype == "stored" else self.dtype
 
     def _write(
         self, conversion: Conversion, file: Path, out: Path, console: Console
@@ -104,13 +122,13 @@ class Convert:
         )
         shown = console.is_terminal
         bar = Progress(*columns, console=console, transient=True, disable=not shown)
-        with if_interrupted(bar.stop), bar as progress:
+        with if_interrupted(bar.stop), bar as progress, naming(file):
             task = progress.add_task(f"writing {out}", total=_bytes(conversion))
             write(
                 conversion,
                 out,
                 source=file,
-                dtype=None if self.dtype == "stored" else _dtype(self.dtype),
+                dtype=self._dtype(),
                 orbax=self.orbax,
                 overwrite=self.overwrite,
                 progress=lambda written: progress.advance(task, written),
@@ -121,25 +139,30 @@ class Convert:
 
 @dataclass(frozen=True)
 class Inspect:
-    """List tensors, shapes and dtypes of a checkpoint, and its family."""
+    """List tensors and settings of a checkpoint, and what its family makes of them."""
 
     source: Positional[Path]
     """weight file, or folder as huggingface/diffusers writes it"""
     container: str | None = None
     """which state dict of the file"""
+    config: Annotated[str | None, tyro.conf.arg(help=_CONFIG_HELP)] = None
 
     def run(self, console: Console) -> int:
         """Print the list; return the exit code."""
-        found = locate(self.source)
+        found = locate(self.source, self.config)
         checkpoint = open_checkpoint(found.file, self.container)
+        seen = examine(checkpoint, own_settings(checkpoint) | found.config)
         report.print_wide(console, report.tensor_table(checkpoint))
+        if seen.settings:
+            report.print_wide(console, report.settings_table(seen.settings))
         chosen = checkpoint.choices[checkpoint.container]
         lines = [
             f"format: {checkpoint.format}",
             f"state dicts: {report.containers(checkpoint)}",
             f"tensors: {len(chosen.tensors):,}",
             f"numbers: {chosen.num_parameters:,}",
-            *_recognised(checkpoint, found.config),
+            *found.notes,
+            *seen.lines,
         ]
         _say(console, "\n".join(lines))
         return 0
@@ -164,7 +187,9 @@ class Verify:
         if found.probes:
             title = "intermediate values, from the input on"
             console.print(report.parity_table(title, found.probes))
-        _say(console, report.verdict(found.rows))
+        _, source = read_converted(self.folder)
+        lacking = uncompared(source["family"], load_reference(self.reference))
+        _say(console, "\n".join([*lacking, report.verdict(found.rows)]))
         return 0 if found.passed else 1
 
 
@@ -248,50 +273,6 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what pickles of NVlabs/edm say about their own making.
-
-    Other pickled modules have a class, but not the arguments that it was made with.
-    """
-    extra = checkpoint.extra
-    if not extra.get("init_kwargs") and not extra.get("init_args"):
-        return {}
-    names = ("class_name", "init_kwargs", "init_args")
-    return {name: extra[name] for name in names if name in extra}
-
-
-def _check_selection(checkpoint: Checkpoint) -> None:
-    """Check that a part of a latent diffusion model is not taken for an image prior.
-
-    Raises:
-        ConfigError: the selected tensors are those of its denoiser.
-    """
-    whole, _, prefix = checkpoint.container.partition(":")
-    beside = checkpoint.choices.get(whole, Container({})).tensors
-    is_denoiser = prefix.startswith("model.diffusion_model")
-    if is_denoiser and any(name.startswith("first_stage_model.") for name in beside):
-        raise ConfigError(
-            f"{prefix} of {checkpoint.path.name} is the U-Net of a latent diffusion "
-            "model, a prior of latents on a schedule of its own, and cannot be "
-            "converted. Its first stage can: leave --container out."
-        )
-
-
-def _recognised(checkpoint: Checkpoint, config: dict[str, Any]) -> list[str]:
-    """Return lines on the family, and on what a conversion still needs."""
-    try:
-        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-        family = detect(shapes)
-    except ConfigError:
-        return ["family: none that can be converted"]
-    lines = [f"family: {family.name}, {family.title}"]
-    try:
-        prepare(checkpoint.tensors, _settings(checkpoint) | config, family.name)
-    except ValueError as error:
-        return [*lines, f"to convert it: {str(error).splitlines()[0]}"]
-    return [*lines, "to convert it: no further settings are needed"]
-
-
 def _family_for(architecture: Architecture, name: str | None) -> Family:
     if name is not None and name not in FAMILIES:
         raise ConfigError(
@@ -309,9 +290,3 @@ def _bytes(conversion: Conversion) -> int:
     used = {s.tensor for sources in conversion.sources.values() for s in sources}
     sizes = (conversion.tensors[name] for name in used)
     return sum(int(t.dtype.itemsize) * math.prod(t.shape) for t in sizes)
-
-
-def _dtype(name: str) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.bfloat16 if name == "bfloat16" else name

@@ -1,13 +1,16 @@
 """From the tensors of a checkpoint to the parameters of a network."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from weights_convert.families import FAMILIES
+from weights_convert.families import FAMILIES, STRANGERS
 from weights_convert.families.base import Config, ConfigError, Family, Plan
+from weights_convert.families.looked import Looked
 from weights_convert.mapping import (
     MappingError,
     Shapes,
@@ -17,6 +20,7 @@ from weights_convert.mapping import (
     part_shape,
 )
 from weights_convert.transforms import Leaf, forward
+from weights_convert.values import check_not_empty, check_types, kept_as
 
 
 class Tensor(Protocol):
@@ -44,6 +48,7 @@ class Conversion(NamedTuple):
     sources: Mapping[str, list[Source]]
     tensors: Mapping[str, Tensor]
     ignored: tuple[str, ...]  # tensors of other networks in the file
+    notes: tuple[str, ...] = ()  # what of the source was taken, for the user
 
 
 def prepare(
@@ -70,8 +75,10 @@ def prepare(
         for name, shape in shapes.items()
         if name not in ignored and name not in plan.constants
     }
+    check_not_empty(rest)
     _check_constants(plan, tensors)
     sources = match(rest, plan.rules, leaves)
+    check_types(sources, tensors)
     return Conversion(chosen, plan, net, leaves, sources, tensors, ignored)
 
 
@@ -86,9 +93,17 @@ def detect(shapes: Shapes) -> Family:
             return family
     some = ", ".join(sorted(shapes)[:5])
     raise ConfigError(
-        f"none of the known families has tensors like {some}. Known families: "
-        f"{', '.join(FAMILIES)}. Choose with --family."
+        f"none of the known families has tensors like {some}.{_stranger(shapes)} Known "
+        f"families: {', '.join(FAMILIES)}. Choose with --family."
     )
+
+
+def _stranger(shapes: Shapes) -> str:
+    """Return what tensors of a network that is often met belong to, if they do."""
+    parts = {part for name in shapes for part in name.split(".")}
+    marks = (what for mark, what in STRANGERS.items() if mark in parts)
+    found = next(marks, "")
+    return f" They are of {found}." if found else ""
 
 
 def _named(name: str, shapes: Shapes) -> Family:
@@ -111,10 +126,11 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         ConfigError: a setting is missing or contradicts the file.
         MappingError: the shapes are not those of any network of the family.
     """
+    looked = Looked(shapes)
     try:
         settings = family.settings(config)
         family.declared.check(settings)
-        plan = family.plan(shapes, settings)
+        plan = family.plan(looked, settings)
         return plan, plan.architecture.abstract()
     except (ConfigError, MappingError):
         raise
@@ -122,27 +138,32 @@ def _plan(family: Family, shapes: Shapes, config: Config) -> tuple[Plan, Any]:
         raise MappingError(
             f"the file lacks {error}, which every {family.title} has."
         ) from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except IndexError as error:
+        first = f"{looked.last} of shape {shapes.get(looked.last)} does not fit"
+        raise MappingError(
+            f"the tensors and settings describe no {family.title}: "
+            f"{first if looked.last else 'most of it is missing'}."
+        ) from error
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise MappingError(
             f"the tensors and settings describe no {family.title}: {error}"
         ) from error
 
 
 def parameter(conversion: Conversion, path: str) -> np.ndarray:
-    """Read and transform what fills one parameter, in the dtype of the file."""
-    leaf = conversion.leaves[path]
+    """Read and transform what fills one parameter, in the dtype of the file.
+
+    Parts of different types are brought to one that holds them all.
+    """
+    leaf, kept = conversion.leaves[path], stored_dtype(conversion, path)
     parts = []
     for tensor, rule in conversion.sources[path]:
         target = leaf._replace(shape=part_shape(leaf, rule.part))
         array = conversion.tensors[tensor].read()
         parts.append(forward(rule.transform, array, target))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.astype(kept, copy=False) for part in parts], axis=-1)
 
 
 def parameters(conversion: Conversion) -> Iterator[tuple[str, np.ndarray]]:
@@ -152,14 +173,16 @@ def parameters(conversion: Conversion) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def stored_dtype(conversion: Conversion, path: str) -> np.dtype:
-    """Return the dtype of a parameter in the file."""
-    kinds = [conversion.tensors[s.tensor].dtype for s in conversion.sources[path]]
-    return np.result_type(*kinds) if len(set(kinds)) > 1 else np.dtype(kinds[0])
+    """Return the dtype of a parameter in the file, or one that holds its numbers."""
+    return kept_as(conversion.tensors[s.tensor].dtype for s in conversion.sources[path])
 
 
 def build(conversion: Conversion) -> Any:
     """Return the network with the parameters of the file, in memory."""
-    arrays = [jax.numpy.asarray(array) for _, array in parameters(conversion)]
+    arrays = [
+        jax.numpy.asarray(array.astype(stored_dtype(conversion, path), copy=False))
+        for path, array in parameters(conversion)
+    ]
     return jax.tree.unflatten(jax.tree.structure(conversion.net), arrays)
 
 
@@ -172,6 +195,8 @@ def _check_constants(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     for name, expected in plan.constants.items():
         if name not in tensors:
             raise MappingError(f"the file lacks the buffer {name}.")
+        if np.dtype(tensors[name].dtype).kind == "c":
+            raise MappingError(f"the buffer {name} holds complex numbers.")
         found = np.asarray(tensors[name].read(), np.float32)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-6):
             raise MappingError(
@@ -179,3 +204,14 @@ def _check_constants(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
                 f"{expected.ravel()[:4]}.... Correct {name.rpartition('.')[2]} in the "
                 "configuration."
             )
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name a file in what is said of its tensors and of its settings."""
+    try:
+        yield
+    except (ConfigError, MappingError) as error:
+        if str(file) in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from error

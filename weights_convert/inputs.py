@@ -1,23 +1,15 @@
 """From what a user names to a weight file and its settings."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from weights_convert.configs import CONFIGS
 from weights_convert.families.base import ConfigError
+from weights_convert.folders import is_checkpoint, weight_file
+from weights_convert.readers.documents import parse_json
+from weights_convert.readers.tensors import CheckpointError
 
-_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.bin.index.json",
-    "model.safetensors",
-    "model.pt",
-    "model.ckpt",
-)
-_PARTS = ("", "unet_ema", "unet", "vae")  # of a pipeline folder, averages first
 _CONFIGS = ("config.json", "kwargs.json")
 _BESIDE = {  # setting: files, of which the first one that exists is its value
     "scheduler": ("scheduler_config.json", "../scheduler/scheduler_config.json"),
@@ -26,11 +18,12 @@ _BESIDE = {  # setting: files, of which the first one that exists is its value
 
 
 class Input(NamedTuple):
-    """A weight file, its settings, and the family if the settings name one."""
+    """A weight file, its settings, the family if they name one, and what was taken."""
 
     file: Path
     config: dict[str, Any]
     family: str | None
+    notes: tuple[str, ...] = ()
 
 
 def locate(source: str | Path, config: str | None = None) -> Input:
@@ -43,12 +36,13 @@ def locate(source: str | Path, config: str | None = None) -> Input:
 
     Raises:
         FileNotFoundError: there is no such file, or no weights in the folder.
-        ConfigError: the configuration is unknown or not a JSON object.
+        ConfigError: the configuration is unknown or not a JSON object, or the folder
+            has several weight files and nothing says which is meant.
     """
-    file = _weight_file(Path(source))
+    file, notes = weight_file(Path(source))
     if config in CONFIGS:
         known = CONFIGS[str(config)]
-        return Input(file, dict(known.settings), known.family)
+        return Input(file, dict(known.settings), known.family, notes)
     if config is not None and not Path(config).is_file():
         raise ConfigError(
             f"{config} is neither a file nor a built-in configuration; these are "
@@ -58,9 +52,11 @@ def locate(source: str | Path, config: str | None = None) -> Input:
     settings = dict(read_object(chosen) if chosen is not None else {})
     for name, places in _BESIDE.items():
         found = _first(file.parent, places)
+        if found is None and is_checkpoint(file.parent.parent):
+            found = _first(file.parent.parent, places)  # of the training around it
         if found is not None and name not in settings:
             settings[name] = read_object(found)
-    return Input(file, settings, None)
+    return Input(file, settings, None, notes)
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
@@ -70,25 +66,9 @@ def read_object(path: Path) -> Mapping[str, Any]:
         ConfigError: the file holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds no JSON object; a configuration is one.")
-    return value
-
-
-def _weight_file(source: Path) -> Path:
-    if source.is_file():
-        return source
-    for part in _PARTS:
-        for name in _WEIGHTS:
-            if (source / part / name).is_file():
-                return source / part / name
-    raise FileNotFoundError(
-        f"{source} is no file, and no folder with weights such as {_WEIGHTS[0]} at its "
-        "top, in unet/ or in vae/. Give the weight file itself."
-    )
+        return parse_json(path.read_bytes(), unique=False)
+    except (OSError, CheckpointError) as error:
+        raise ConfigError(f"{path} is no configuration in JSON: {error}") from error
 
 
 def _first(folder: Path, names: Iterable[str]) -> Path | None:

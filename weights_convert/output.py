@@ -15,7 +15,9 @@ from diffctl import checkpoint
 from diffctl.host import MODEL, new_folder
 from diffctl.priors.storage import ORBAX, WEIGHTS, write_description
 from weights_convert.convert import Conversion, parameter, parameters, stored_dtype
-from weights_convert.readers import shards
+from weights_convert.readers import companions
+from weights_convert.readers.tensors import slabs
+from weights_convert.values import check_finite
 
 CONVERTER_VERSION = "1"
 _CHUNK = 1 << 20
@@ -48,7 +50,8 @@ def write(
         source: the checkpoint; its hash and, of an index, those of all its files are
             recorded.
         dtype: of the parameters; None to keep each as it is stored.
-        orbax: write an Orbax checkpoint instead of a safetensors file.
+        orbax: write an Orbax checkpoint instead of a safetensors file; orbax takes all
+            arrays at once, and three times their memory.
         overwrite: replace a model that is there.
         progress: told of every parameter written.
         say: told what the user should know of the folder.
@@ -58,18 +61,17 @@ def write(
 
     Raises:
         FileExistsError: the folder exists and may not be replaced.
+        MappingError: some parameters are not finite, or not in this dtype.
     """
-    dtypes = {
-        path: np.dtype(dtype) if dtype else stored_dtype(conversion, path)
-        for path in conversion.leaves
-    }
+    dtypes = written_dtypes(conversion, dtype)
+    check_finite(conversion, dtypes)
     description = describe(conversion, source, dtypes)
     with new_folder(folder, overwrite=overwrite, kind=MODEL, say=say) as scratch:
         if orbax:
             description["dtypes"] = {path: str(kind) for path, kind in dtypes.items()}
             arrays = {}
             for path, array in parameters(conversion):
-                arrays[path] = array.astype(dtypes[path])
+                arrays[path] = array.astype(dtypes[path], copy=False)
                 progress(arrays[path].nbytes)
             checkpoint.save(scratch / ORBAX, arrays)
         else:
@@ -81,6 +83,14 @@ def write(
             )
         write_description(scratch, description)
     return description
+
+
+def written_dtypes(conversion: Conversion, dtype: Any = None) -> dict[str, np.dtype]:
+    """Return the dtype of every parameter on disk; None keeps those of the file."""
+    return {
+        path: np.dtype(dtype) if dtype else stored_dtype(conversion, path)
+        for path in conversion.leaves
+    }
 
 
 def describe(
@@ -98,10 +108,11 @@ def describe(
         "source": {
             "file": source.name,
             "sha256": sha256(source),
-            "shards_sha256": {file.name: sha256(file) for file in shards.files(source)},
+            "shards_sha256": {file.name: sha256(file) for file in companions(source)},
             "family": conversion.family.name,
             "attention_order": plan.order,
             "left_out": list(conversion.ignored),
+            "notes": list(conversion.notes),
         },
         "converter_version": CONVERTER_VERSION,
     }
@@ -163,7 +174,9 @@ def sha256(path: Path) -> str:
 
 
 def _write_array(file: BinaryIO, array: np.ndarray, dtype: np.dtype) -> int:
-    # bfloat16 has no buffer protocol; its bytes have.
-    flat = np.ascontiguousarray(array, _little_endian(dtype)).reshape(-1).view(np.uint8)
-    file.write(flat.data)
-    return flat.nbytes
+    kind = _little_endian(dtype)
+    for place in slabs(array.shape, max(array.dtype.itemsize, kind.itemsize)):
+        # bfloat16 has no buffer protocol; its bytes have.
+        flat = np.ascontiguousarray(array[place], kind).reshape(-1).view(np.uint8)
+        file.write(flat.data)
+    return array.size * kind.itemsize

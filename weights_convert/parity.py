@@ -6,6 +6,7 @@ tangent; images are NCHW. Heads other than the default carry `__<name>`. Arrays 
 `*_f64` were computed in double precision.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -148,20 +149,57 @@ def head_names(reference: Arrays, suffix: str = "") -> Iterator[tuple[str, str]]
     """Yield the heads of a reference, each with its tag in array names."""
     for name in reference:
         stem, tag, head = name.partition("__")
-        if stem == f"out{suffix}" and f"vjp{suffix}{tag}{head}" in reference:
+        if stem == f"out{suffix}":
             yield head or "default", f"{tag}{head}"
+
+
+def lacking(
+    head: Head, tag: str, reference: Arrays, suffix: str = ""
+) -> dict[str, str]:
+    """Return what a reference lacks to compare each quantity of a head, "" if nothing.
+
+    Derivatives are recorded along a direction: `ct` for the VJP, `tan` for the JVP.
+    """
+    directions = {"out": None, "vjp": f"ct{tag}", "jvp": _tangent(head, reference)}
+    return {
+        quantity: next(
+            (n for n in (f"{quantity}{suffix}{tag}", name) if n and n not in reference),
+            "",
+        )
+        for quantity, name in directions.items()
+    }
+
+
+def uncompared(family: str, reference: Arrays) -> list[str]:
+    """Return lines on quantities of heads that a reference lacks something for."""
+    known = heads(family, None)
+    return [
+        f"{quantity} of {name} is not compared: the reference has no array {array}"
+        for name, tag in head_names(reference)
+        if name in known
+        for quantity, array in lacking(known[name], tag, reference).items()
+        if array
+    ]
+
+
+def _tangent(head: Head, reference: Arrays) -> str:
+    own = f"tan_{head.input}"
+    return own if own in reference else "tan"
 
 
 def head_inputs(
     head: Head, tag: str, reference: Arrays, dtype: Any
 ) -> tuple[Any, Any, Any]:
-    """Return input, cotangent and tangent of a head."""
-    own = f"tan_{head.input}"
-    arrays = (head.input, f"ct{tag}", own if own in reference else "tan")
-    value, cotangent, tangent = (
-        jnp.asarray(channels_last(reference[name]), dtype) for name in arrays
+    """Return input, cotangent and tangent of a head; zeros for a missing direction."""
+    out = next(reference[n] for n in (f"out{tag}", f"out_f64{tag}") if n in reference)
+    value = reference[head.input]
+    cotangent = reference.get(f"ct{tag}", np.zeros_like(out))
+    tangent = reference.get(_tangent(head, reference), np.zeros_like(value))
+    given, along, towards = (
+        jnp.asarray(channels_last(array), dtype)
+        for array in (value, cotangent, tangent)
     )
-    return value, cotangent, tangent
+    return given, along, towards
 
 
 def _compare_heads(
@@ -172,18 +210,31 @@ def _compare_heads(
     for name, tag in head_names(reference, suffix):
         if name not in known or _is_other_order(name, subject.order):
             continue
-        value, cotangent, tangent = head_inputs(known[name], tag, reference, dtype)
-        _check_shapes(reference, suffix, tag, value, cotangent)
         function, _, prepare = known[name]
-        rest = prepare(inputs)
-        found = batch_derivatives(
-            function, subject.net, value, rest, cotangent, tangent
-        )
-        for quantity in FLOORS:
+        with _naming_what_lacks(name):
+            value, *along = head_inputs(known[name], tag, reference, dtype)
+            _check_shapes(reference, suffix, tag, value, along[0])
+            rest = prepare(inputs)
+            found = batch_derivatives(function, subject.net, value, rest, *along)
+        for quantity, missing in lacking(known[name], tag, reference, suffix).items():
+            if missing:
+                continue
             array = found[quantity]
             expected = channels_last(reference[f"{quantity}{suffix}{tag}"])
             limit = limit_of(reference, quantity, tag, dtype)
             yield row(name, quantity, array, expected, limit)
+
+
+@contextlib.contextmanager
+def _naming_what_lacks(head: str) -> Iterator[None]:
+    """Say which array a network cannot be asked without."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(
+            f"the reference has no array {error}, which the outputs of {head} depend "
+            "on; record it beside them."
+        ) from error
 
 
 def _check_shapes(
@@ -193,7 +244,7 @@ def _check_shapes(
     shapes = {"out": cotangent.shape, "vjp": value.shape, "jvp": cotangent.shape}
     for quantity, shape in shapes.items():
         name = f"{quantity}{suffix}{tag}"
-        found = channels_last(reference[name]).shape
+        found = channels_last(reference[name]).shape if name in reference else shape
         if found != shape:
             raise ValueError(f"{name} has shape {found}, channels last; not {shape}.")
 
@@ -205,8 +256,9 @@ def _compare_values(
         array = f"{name}_f64" if dtype == np.float64 else name
         if array not in reference:
             continue
-        rest = head.prepare(inputs)
-        found = evaluate(head.function, subject.net, inputs["x"], rest)
+        with _naming_what_lacks(name):
+            rest = head.prepare(inputs)
+            found = evaluate(head.function, subject.net, inputs["x"], rest)
         kind = "vjp" if name.startswith("grad") else "out"
         limit = limit_of(reference, kind, "", dtype)
         yield row(name, kind, found, channels_last(reference[array]), limit)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -11,8 +12,13 @@ from rich.text import Text
 from weights_convert.configs import CONFIGS
 from weights_convert.convert import Conversion
 from weights_convert.families.base import LATENT_PRIOR
+from weights_convert.families.settings import HARMLESS, READ, readable
+from weights_convert.inspection import SettingUse
 from weights_convert.parity import Row
 from weights_convert.readers import Checkpoint
+
+_WIDTH = 60  # of a value
+_MAX_ROWS = 4000  # the largest network has half as many; more take minutes to lay out
 
 
 def print_wide(console: Console, table: Table) -> None:
@@ -122,11 +128,26 @@ def mapping_table(conversion: Conversion) -> Table:
     return table
 
 
+def settings_table(settings: Iterable[SettingUse]) -> Table:
+    """List settings by their places, and what becomes of each."""
+    table = _table("settings", "setting", "value", "use", "why")
+    for place, value, (kind, reason) in settings:
+        shown = repr(value)
+        shown = shown if len(shown) <= _WIDTH else f"{shown[:_WIDTH]}..."
+        style = "" if kind in (READ, HARMLESS) else "bold red"
+        table.add_row(
+            Text(readable(place)), Text(shown), Text(kind, style), Text(reason)
+        )
+    return table
+
+
 def tensor_table(checkpoint: Checkpoint) -> Table:
     """List the tensors of a file."""
     table = _table(str(checkpoint.path.name), "tensor", "shape", "dtype")
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in islice(checkpoint.tensors.items(), _MAX_ROWS):
         table.add_row(Text(name), _shape(tensor.shape), str(tensor.dtype))
+    if (more := len(checkpoint.tensors) - _MAX_ROWS) > 0:
+        table.add_row(Text(f"... and {more:,} more"), "", "")
     return table
 
 

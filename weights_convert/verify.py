@@ -58,8 +58,8 @@ def _compared(subject: Subject, arrays: Arrays, reference: Path) -> Report:
         rows = compare(subject, arrays)
         failed = not all(row.passed for row in rows)
         return Report(rows, compare_probes(subject, arrays) if failed else [])
-    except NothingToCompareError:
-        raise
+    except NothingToCompareError as error:
+        raise NothingToCompareError(f"{reference}: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(

@@ -243,4 +243,6 @@ def from_json(described: Any) -> Preconditioning:
     if "betas" in fields:
         fields["betas"] = Betas.from_json(fields["betas"])
     check_settings(PRECONDITIONINGS[name], fields, "the preconditioning")
+    # JSON may write a number without a point, and JAX's integers are short.
+    fields = {k: float(v) if type(v) is int else v for k, v in fields.items()}
     return PRECONDITIONINGS[name](**fields)

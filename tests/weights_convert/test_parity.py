@@ -1,5 +1,7 @@
 """Converted networks against recorded PyTorch outputs and derivatives."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ from weights_convert.parity import (
     head_names,
     inputs_of,
     limit_of,
+    uncompared,
 )
 
 
@@ -160,3 +163,38 @@ def test_a_wrong_network_fails():
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, subject.net)
     rows = compare(subject._replace(net=broken), reference(folder))
     assert all(not row.passed for row in rows), rows
+
+
+# Taken from a reference, and what can still be compared.
+PARTIAL = {
+    "tan": ({"out", "vjp"}, "jvp of default is not compared: .* no array tan"),
+    "ct": ({"out", "jvp"}, "vjp of default is not compared: .* no array ct"),
+    "vjp": ({"out", "jvp"}, "no array vjp"),
+    "tan ct vjp jvp": ({"out"}, "no array vjp"),
+}
+
+
+@pytest.mark.parametrize("names", PARTIAL)
+def test_a_reference_without_some_arrays_is_compared_in_part(names):
+    folder = next(f for f in FOLDERS if meta(f)["family"] == "mnist_cnn")
+    subject, arrays = subjects(folder)[0], reference(folder)
+    left = {
+        name: array
+        for name, array in arrays.items()
+        if name.removesuffix("_f64") not in names.split()
+    }
+    compared, message = PARTIAL[names]
+    rows = compare(subject, left)
+    assert not _failures(rows)
+    assert {row.quantity for row in rows if row.head == "default"} == compared
+    lines = "\n".join(uncompared(subject.family, left))
+    assert re.search(message, lines)
+    assert not uncompared(subject.family, arrays)
+
+
+def test_a_reference_without_inputs_is_told():
+    folder = next(f for f in FOLDERS if meta(f)["family"] == "guided_diffusion_unet")
+    for name in ("x", "t"):
+        left = {n: array for n, array in reference(folder).items() if n != name}
+        with pytest.raises(ValueError, match=f"reference has no array '{name}'"):
+            compare(subjects(folder)[0], left)

@@ -5,12 +5,15 @@ import re
 import pytest
 
 from diffctl.priors.preconditioning import NoisePrediction, SamplePrediction, from_json
+from tests.weights_convert.fixture_networks import FOLDERS, files, ids, settings
 from tests.weights_convert.test_diffusers import CLAIMS, CONFIG
 from tests.weights_convert.test_families import Claim, guided_shapes
-from weights_convert.convert import prepare
-from weights_convert.families import base, guided, guided_prior, schedulers
+from weights_convert.convert import detect, prepare
+from weights_convert.families import guided, guided_prior, schedulers, sizes
 from weights_convert.families.base import ConfigError
 from weights_convert.families.diffusers_autoencoder import _units
+from weights_convert.mapping import MappingError
+from weights_convert.readers import open_checkpoint
 
 GUIDED = {n: Claim(s) for n, s in guided_shapes(64, (1, 2), 1, {1}).items()}
 GUIDED_CONFIG = {"image_size": 32, "num_head_channels": 64}
@@ -70,7 +73,7 @@ def test_sizes_are_whole_and_can_be_halved(claims, config, name, size):
 
 def test_sizes_of_two_sides():
     assert prepare(CLAIMS, CONFIG | {"sample_size": [16, 24]}).plan.shape == (16, 24, 3)
-    assert base.image_size({"resolution": 28}, "resolution", 3) == (28, 28)
+    assert sizes.image_size({"resolution": 28}, "resolution", 3) == (28, 28)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +154,45 @@ def test_padding_is_a_whole_number(padding):
     claims = {f"{n}.weight": Claim(s) for n, s in (shapes | {"fc2": (10, 9)}).items()}
     with pytest.raises(ConfigError, match=r"padding = .*; it must be a whole number"):
         prepare(claims, {"image_size": 28, "padding": padding})
+
+
+def test_a_tensor_with_too_few_axes_is_named():
+    for claims, config, name in [
+        (CLAIMS, CONFIG, "conv_in.weight"),
+        (GUIDED, GUIDED_CONFIG, "input_blocks.0.0.weight"),
+    ]:
+        with pytest.raises(MappingError) as caught:
+            prepare(claims | {name: Claim((3,))}, config)
+        assert f"{name} of shape (3,) does not fit" in str(caught.value)
+        assert not INTERNALS.search(str(caught.value))
+
+
+STRANGE = ["odd", [1], {"a": 1}, True, -1, 0, 1.5, float("nan"), float("inf"), 10**30]
+STRANGE += [[], {}, "", [[1]], list(range(5000)), "x" * 5000]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=ids(FOLDERS))
+def test_strange_values_of_every_setting_are_told_in_words_of_the_settings(folder):
+    """Or change nothing; nothing else than errors of settings and shapes is raised."""
+    file = files(folder)[0]
+    tensors = open_checkpoint(file).tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config, family = settings(folder, file), detect(shapes)
+    flat = family.settings(config)
+    scheduler = flat.get("scheduler")
+    changed = [(flat, name) for name in family.declared.names - {"scheduler"}]
+    changed += [(scheduler, name) for name in _NAMES] if scheduler else []
+    for config, name in changed:
+        for value in STRANGE:
+            given = config | {name: value}
+            whole = given if config is flat else flat | {"scheduler": given}
+            try:
+                family.declared.check(whole)
+                family.plan(shapes, whole)
+            except (ConfigError, MappingError) as error:
+                assert not INTERNALS.search(str(error).replace("an object", "")), error
+                assert len(str(error)) < 3000
+
+
+_NAMES = ["beta_schedule", "beta_start", "num_train_timesteps", "prediction_type"]
+_NAMES += ["variance_type", "trained_betas", "_class_name", "clip_sample", "what"]

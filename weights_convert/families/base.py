@@ -15,7 +15,7 @@ from diffctl.priors.preconditioning import (
 )
 from weights_convert.families.settings import Config as Config
 from weights_convert.families.settings import ConfigError as ConfigError
-from weights_convert.families.settings import Settings, plain
+from weights_convert.families.settings import Settings, plain, shown
 from weights_convert.mapping import Rule, Shapes
 
 _MAX_STEPS = 100_000
@@ -86,7 +86,7 @@ def flag(config: Config, name: str, *, default: bool = False) -> bool:
     if value is None:
         return default
     if type(value) is not bool:
-        raise _unfit(name, value, "true or false, not a text or a number")
+        raise unfit(name, value, "true or false, not a text or a number")
     return value
 
 
@@ -98,7 +98,7 @@ def number(config: Config, name: str, default: float | None = None) -> float:
     """
     value = default if config.get(name) is None else config[name]
     if type(value) is bool or not isinstance(value, int | float) or math.isnan(value):
-        raise _unfit(name, value, "a number")
+        raise unfit(name, value, "a number")
     return value
 
 
@@ -110,7 +110,19 @@ def positive(config: Config, name: str, default: float | None = None) -> float:
     """
     value = number(config, name, default)
     if not 0 < value < math.inf:
-        raise _unfit(name, value, "a positive number")
+        raise unfit(name, value, "a positive number")
+    return value
+
+
+def variance(config: Config, name: str, default: float) -> float:
+    """Return a setting that is the variance of a step; null is as good as not given.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = number(config, name, default)
+    if not 0 < value < 1:
+        raise unfit(name, value, "a variance between 0 and 1")
     return value
 
 
@@ -122,7 +134,7 @@ def whole(config: Config, name: str, default: int | None = None) -> int:
     """
     value = default if config.get(name) is None else config[name]
     if type(value) is not int or value < 1:
-        raise _unfit(name, value, "a whole positive number")
+        raise unfit(name, value, "a whole positive number")
     return value
 
 
@@ -134,27 +146,8 @@ def listed(config: Config, name: str, entry: Callable[[Config, str], Any]) -> li
     """
     values = config.get(name)
     if not isinstance(values, list | tuple) or not values:
-        raise _unfit(name, values, "a list")
+        raise unfit(name, values, "a list")
     return [entry({f"{name}[{i}]": v}, f"{name}[{i}]") for i, v in enumerate(values)]
-
-
-def image_size(config: Config, name: str, num_levels: int) -> tuple[int, int]:
-    """Return height and width of the images: one number for both, or two.
-
-    Raises:
-        ConfigError: not given, not whole or positive, or the levels cannot halve them.
-    """
-    size = required(config, name, "it is the height and width of the images")
-    is_pair = isinstance(size, list | tuple) and len(size) == 2
-    rows, columns = (
-        whole({name: side}, name) for side in (size if is_pair else (size, size))
-    )
-    unit = 2 ** (num_levels - 1)
-    if rows % unit or columns % unit:
-        raise _unfit(
-            name, size, f"divisible by {unit}, for {num_levels} levels halve the image"
-        )
-    return rows, columns
 
 
 def heads_of_width(config: Config, name: str, width: int) -> int:
@@ -186,8 +179,9 @@ def _divided(name: str, width: int, divisor: int) -> int:
     return width // divisor
 
 
-def _unfit(name: str, value: Any, expectation: str) -> ConfigError:
-    return ConfigError(f"{name} = {value!r}; it must be {expectation}.")
+def unfit(name: str, value: Any, expectation: str) -> ConfigError:
+    """Return the error of a setting that has no fitting value."""
+    return ConfigError(f"{name} = {shown(value)}; it must be {expectation}.")
 
 
 def number_of_steps(config: Config, name: str) -> int:
@@ -199,7 +193,8 @@ def number_of_steps(config: Config, name: str) -> int:
     steps = config.get(name, 1000)
     if type(steps) is not int or not 1 <= steps <= _MAX_STEPS:
         raise ConfigError(
-            f"{name} = {steps!r}; it must be a whole number from 1 to {_MAX_STEPS}."
+            f"{name} = {shown(steps)}; it must be a whole number from 1 to "
+            f"{_MAX_STEPS}."
         )
     return steps
 
@@ -215,7 +210,8 @@ def check_size(shapes: Shapes, num_levels: int, blocks: Any) -> None:
     """
     if type(blocks) is not int or blocks < 1 or num_levels * blocks > len(shapes):
         raise ConfigError(
-            f"the configuration has {num_levels} levels of {blocks!r} blocks; the file "
+            f"the configuration has {num_levels} levels of {shown(blocks)} blocks; "
+            "the file "
             f"has {len(shapes)} tensors. Correct layers_per_block."
         )
 
@@ -232,7 +228,8 @@ def check_agreement(config: Config, inferred: Config) -> None:
             continue
         if plain(given) != plain(found):
             raise ConfigError(
-                f"the configuration says {name} = {given!r}; the tensors of the file "
+                f"the configuration says {name} = {shown(given)}; the tensors of the "
+                "file "
                 f"say {found!r}. Correct the configuration or leave {name} out."
             )
 
@@ -255,8 +252,17 @@ def check_channels(image: int, out: int) -> None:
 def discrete_prior(
     rule: DiscretePreconditioning, *, learned_variance: bool
 ) -> dict[str, Any]:
-    """Describe a prior trained on discrete levels, for model.json."""
-    levels = rule.levels()
+    """Describe a prior trained on discrete levels, for model.json.
+
+    Raises:
+        ConfigError: the schedule is none.
+    """
+    try:
+        levels = rule.levels()
+    except ValueError as error:
+        raise ConfigError(
+            f"the noise schedule of the configuration cannot be used: {error}"
+        ) from error
     return {
         "preconditioning": to_json(rule),
         "variance": "learned" if learned_variance else "fixed",
@@ -283,14 +289,3 @@ def continuous_prior(
         "sigma_min": sigma_min,
         "sigma_max": sigma_max,
     }
-
-
-def count(shapes: Shapes, template: str) -> int:
-    """Count i = 0, 1, ... for which a tensor name starts with `template.format(i)`."""
-    before, after = template.split("{}")
-    rests = (n.removeprefix(before) for n in shapes if n.startswith(before))
-    found = {rest.partition(after)[0] for rest in rests if after in rest}
-    number = 0
-    while str(number) in found:
-        number += 1
-    return number

@@ -16,12 +16,11 @@ from weights_convert.families.base import (
     Plan,
     check_agreement,
     check_channels,
-    count,
     discrete_prior,
-    image_size,
-    number,
     number_of_steps,
+    variance,
 )
+from weights_convert.families.looked import axes, count
 from weights_convert.families.settings import (
     NAMING,
     SAMPLING,
@@ -30,8 +29,11 @@ from weights_convert.families.settings import (
     Only,
     Settings,
     flattened,
+    is_one_of,
     names,
+    shown,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Layer, Rule, Shapes, nest, rules
 
 RESIDUAL_BLOCK = [
@@ -138,7 +140,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         for spec in reversed(down)
     ]
     up[-1]["resample"] = None
-    width, image = shapes["conv_in.weight"][:2]
+    width, image = axes(shapes, "conv_in.weight", 2)
     out = shapes["conv_out.weight"][0]
     widths = [spec["width"] for spec in down]
     check_channels(image, out)
@@ -174,17 +176,17 @@ def plan(shapes: Shapes, config: Config) -> Plan:
 
 def _betas(config: Config) -> Betas:
     name = config.get("beta_schedule", "linear")
-    start = number(config, "beta_start", 1e-4)
-    end = number(config, "beta_end", 2e-2)
+    start = variance(config, "beta_start", 1e-4)
+    end = variance(config, "beta_end", 2e-2)
     recipes = {
         "linear": ("linear", start),
         "quad": ("scaled_linear", start),
         "const": ("linear", end),
         "sigmoid": ("sigmoid", start),
     }
-    if name not in recipes:
+    if not is_one_of(name, recipes):
         raise ConfigError(
-            f"beta_schedule = {name!r} cannot be converted; known are "
+            f"beta_schedule = {shown(name)} cannot be converted; known are "
             f"{', '.join(recipes)}."
         )
     recipe, first = recipes[name]

@@ -22,14 +22,18 @@ from weights_convert.families.base import (
     check_size,
     flag,
     heads_of_width,
-    image_size,
     listed,
     number,
     positive,
     required,
     whole,
 )
-from weights_convert.families.diffusers_layers import U_NET_LAYERS, u_net_table
+from weights_convert.families.diffusers_layers import (
+    SILU,
+    U_NET_LAYERS,
+    u_net_table,
+)
+from weights_convert.families.looked import axes
 from weights_convert.families.schedulers import schedule as schedule
 from weights_convert.families.schedulers import timesteps as timesteps
 from weights_convert.families.settings import (
@@ -38,8 +42,11 @@ from weights_convert.families.settings import (
     TRAINING,
     Only,
     Settings,
+    is_one_of,
     names,
+    shown,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -81,7 +88,7 @@ _SETTINGS = Settings(
         ),
         "time_embedding_type": Only(("positional",), "others embed the time otherwise"),
         "center_input_sample": Only((False,), "images are between -1 and 1 already"),
-        "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
+        "act_fn": Only(SILU, "blocks have no other nonlinearity"),
         "mid_block_type": Only(("UNetMidBlock2D",), "there is one middle block"),
         "use_linear_projection": Only((False,), "there are no transformer blocks"),
         "class_embed_type": Only((None,), "classes are looked up in a table"),
@@ -106,8 +113,8 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     known = {**_DEFAULTS, **config}
     if known["attn_norm_num_groups"] not in (None, known["norm_num_groups"]):
         raise ConfigError(
-            f"attn_norm_num_groups = {known['attn_norm_num_groups']!r} cannot be "
-            f"converted; only norm_num_groups = {known['norm_num_groups']!r} can."
+            f"attn_norm_num_groups = {shown(known['attn_norm_num_groups'])} cannot be "
+            f"converted; only norm_num_groups = {shown(known['norm_num_groups'])} can."
         )
     required(config, "block_out_channels", "they are the widths of the levels")
     widths = listed(config, "block_out_channels", whole)
@@ -117,7 +124,7 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
     film = known["resnet_time_scale_shift"] == "scale_shift"
     norm = not film or known["attn_norm_num_groups"] is not None
     rows, columns = image_size(config, "sample_size", len(widths))
-    stem, image = shapes["conv_in.weight"][:2]
+    stem, image = axes(shapes, "conv_in.weight", 2)
     out = shapes["conv_out.weight"][0]
     check_channels(image, out)
     check_agreement(config, {"in_channels": image, "out_channels": out})
@@ -180,14 +187,15 @@ def _levels(
     types = required(known, f"{way}_block_types", "they say where attention is")
     if not isinstance(types, list | tuple) or len(types) != len(widths):
         raise ConfigError(
-            f"{way}_block_types = {types!r}; it must be a list of {len(widths)} types, "
+            f"{way}_block_types = {shown(types)}; it must be a list of {len(widths)} "
+            "types, "
             "one for each of block_out_channels."
         )
     levels = []
     for place, (kind, width) in enumerate(zip(types, widths, strict=True)):
-        if kind not in _BLOCKS:
+        if not is_one_of(kind, _BLOCKS):
             raise ConfigError(
-                f"the block type {kind!r} cannot be converted; known are "
+                f"the block type {shown(kind)} cannot be converted; known are "
                 f"{', '.join(_BLOCKS)}."
             )
         attends, resample = _BLOCKS[kind]

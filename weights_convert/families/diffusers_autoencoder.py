@@ -12,7 +12,6 @@ from weights_convert.families.base import (
     check_agreement,
     check_size,
     flag,
-    image_size,
     listed,
     number,
     positive,
@@ -21,9 +20,19 @@ from weights_convert.families.base import (
 )
 from weights_convert.families.diffusers_layers import (
     AUTOENCODER_LAYERS,
+    SILU,
     autoencoder_table,
 )
-from weights_convert.families.settings import COMPUTING, NAMING, Only, Settings, names
+from weights_convert.families.looked import axes
+from weights_convert.families.settings import (
+    COMPUTING,
+    NAMING,
+    Only,
+    Settings,
+    names,
+    shown,
+)
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Shapes, rules
 
 _SETTINGS = Settings(
@@ -36,7 +45,7 @@ _SETTINGS = Settings(
     ),
     only={
         "_class_name": Only(("AutoencoderKL", None), "others have other layers"),
-        "act_fn": Only(("silu", "swish"), "blocks have no other nonlinearity"),
+        "act_fn": Only(SILU, "blocks have no other nonlinearity"),
     },
     harmless={
         NAMING: names("_diffusers_version _name_or_path _use_default_values"),
@@ -57,7 +66,7 @@ def plan_autoencoder(shapes: Shapes, config: Config) -> Plan:
         {"width": width, "blocks": blocks, "resample": "corner"} for width in widths
     ]
     levels[-1]["resample"] = None
-    stem, image = shapes["encoder.conv_in.weight"][:2]
+    stem, image = axes(shapes, "encoder.conv_in.weight", 2)
     features = shapes["decoder.conv_in.weight"][1]
     latent = shapes.get("post_quant_conv.weight", (0, features))[1]
     rows, columns = image_size(config, "sample_size", len(widths))
@@ -102,15 +111,17 @@ def _units(config: Config, channels: int) -> dict[str, Any]:
         return {"scaling_factor": scaling, "shift": shift}
     if mean is None or std is None or shift:
         raise ConfigError(
-            f"latents_mean = {mean}, latents_std = {std}, shift_factor = {shift} "
-            "cannot be converted; give both of the former, or shift_factor alone."
+            f"latents_mean = {shown(mean)}, latents_std = {shown(std)}, "
+            f"shift_factor = {shift} cannot be converted; give both of the former, or "
+            "shift_factor alone."
         )
     mean = listed(config, "latents_mean", number)
     std = listed(config, "latents_std", number)
     if len(mean) != channels or len(std) != channels or 0 in std:
         raise ConfigError(
-            f"latents_mean = {mean}, latents_std = {std}; they must hold one number "
-            f"for each of the {channels} channels of the latents, std none of 0."
+            f"latents_mean = {shown(mean)}, latents_std = {shown(std)}; they must hold "
+            f"one number for each of the {channels} channels of the latents, std none "
+            "of 0."
         )
     return {
         "scaling_factor": [scaling / deviation for deviation in std],

@@ -3,6 +3,8 @@
 from diffctl.nets.architecture import Architecture
 from weights_convert.mapping import Layer, Rule, nest, rules
 
+# The library looks activations up in small letters, and swish is another word for silu.
+SILU = ("silu", "swish", "SiLU", "Swish", "SILU", "SWISH")
 _RESIDUAL_BLOCK = [
     Layer("norm1", "norm1", "norm"),
     Layer("conv1", "conv1", "conv"),

@@ -16,7 +16,15 @@ from weights_convert.families.base import (
     required,
     whole,
 )
-from weights_convert.families.settings import NAMING, Only, Settings, flattened, names
+from weights_convert.families.looked import axes
+from weights_convert.families.settings import (
+    NAMING,
+    Only,
+    Settings,
+    flattened,
+    names,
+    shown,
+)
 from weights_convert.mapping import Layer, Rule, Shapes, rules
 
 _LAYERS = [
@@ -52,7 +60,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def plan(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a digit classifier."""
-    first, image, kernel, _ = shapes["conv1.weight"]
+    first, image, kernel = axes(shapes, "conv1.weight", 3)
     widths = [image, first, shapes["conv2.weight"][0]]
     widths += [shapes["fc1.weight"][0], shapes["fc2.weight"][0]]
     says = {
@@ -68,7 +76,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     padding = required(config, "padding", "it is the convolutions' padding")
     if type(padding) is not int or padding < 0:
         raise ConfigError(
-            f"padding = {padding!r}; it must be a whole number, 0 or more."
+            f"padding = {shown(padding)}; it must be a whole number, 0 or more."
         )
     return Plan(
         architecture=Architecture.of(

@@ -3,7 +3,6 @@
 The shapes tell everything but the preconditioning.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from weights_convert.families.base import (
     check_agreement,
     check_channels,
     continuous_prior,
-    count,
     discrete_prior,
     number,
     number_of_steps,
@@ -33,6 +31,15 @@ from weights_convert.families.base import (
     required,
     whole,
 )
+from weights_convert.families.edm_shapes import (
+    FILTER,
+    arguments_of,
+    filter_of,
+    size_of,
+    song_arguments_of,
+    taps_of,
+)
+from weights_convert.families.looked import below
 from weights_convert.families.settings import (
     COMPUTING,
     NAMING,
@@ -43,8 +50,16 @@ from weights_convert.families.settings import (
     Settings,
     flattened,
     names,
+    shown,
 )
-from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
+from weights_convert.mapping import (
+    Layer,
+    Rule,
+    Shapes,
+    nest,
+    prefixed,
+    rules,
+)
 
 _STAGE = [
     Layer("norm0", "block.norm1", "norm"),
@@ -83,8 +98,6 @@ _TABLES = {
     "edm_adm_unet": rules(_ADM),
 }
 _PREFIX = "model."  # of the network inside its preconditioning
-_FILTER = "resample_filter"
-_KNOWN_TAPS = {2: (1, 1), 4: (1, 3, 3, 1)}
 _SETTINGS = Settings(
     owner="NVlabs/edm",
     read=names(
@@ -118,19 +131,15 @@ def settings(config: Config) -> dict[str, Any]:
 def plan(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a network of EDM, preconditioned or raw."""
     prefix = _PREFIX if f"{_PREFIX}map_layer0.weight" in shapes else ""
-    bare = {
-        name.removeprefix(prefix): shape
-        for name, shape in shapes.items()
-        if name.startswith(prefix)
-    }
-    size = max(_sizes(bare))
-    arguments = _arguments(bare, size)
-    taps = _taps(bare, config)
-    filters = [name for name in shapes if name.endswith(f".{_FILTER}")]
+    bare = below(shapes, prefix)
+    size = size_of(bare)
+    arguments = arguments_of(bare, size)
+    taps = taps_of(bare, config)
+    filters = [name for name in shapes if name.endswith(f".{FILTER}")]
     if "out_norm.weight" in bare:
         architecture = Architecture.of("edm_adm_unet", **arguments)
     else:
-        arguments |= _song_arguments(bare) | {"taps": taps}
+        arguments |= song_arguments_of(bare) | {"taps": taps}
         architecture = Architecture.of("song_unet", **arguments)
     _check(config, architecture.name, arguments)
     image, _, out = arguments["channels"]
@@ -140,7 +149,7 @@ def plan(shapes: Shapes, config: Config) -> Plan:
         rules=prefixed(prefix, _TABLES[architecture.name]),
         shape=(size, size, image),
         description=_prior(config, arguments["channels"]),
-        constants={name: _kernel(taps) for name in filters},
+        constants={name: filter_of(taps) for name in filters},
     )
 
 
@@ -160,64 +169,7 @@ def buffers(architecture: Architecture) -> dict[str, np.ndarray]:
                 layers += [f"{side}.{name}.conv0", f"{side}.{name}.skip"]
             elif name.endswith("_aux_residual"):
                 layers.append(f"{side}.{name}")
-    return {f"{_PREFIX}{layer}.{_FILTER}": _kernel(taps) for layer in layers}
-
-
-def _kernel(taps: Sequence[float]) -> np.ndarray:
-    kernel = np.outer(taps, taps)[None, None] / np.sum(taps) ** 2
-    return kernel.astype(np.float32)
-
-
-def _sizes(bare: Shapes) -> list[int]:
-    """Return the resolutions of the encoder, finest first."""
-    names = {name.split(".")[1] for name in bare if name.startswith("enc.")}
-    return sorted({int(name.split("x")[0]) for name in names}, reverse=True)
-
-
-def _arguments(bare: Shapes, size: int) -> dict[str, Any]:
-    """Return the constructor arguments that both kinds share."""
-    levels = []
-    for resolution in _sizes(bare):
-        at = f"enc.{resolution}x{resolution}_block"
-        levels.append(
-            {
-                "width": bare[f"{at}0.conv1.weight"][0],
-                "blocks": count(bare, f"{at}{{}}."),
-                "attention": f"{at}0.qkv.weight" in bare,
-            }
-        )
-    stem = bare[f"enc.{size}x{size}_conv.weight"]
-    last = "out_conv" if "out_conv.weight" in bare else f"dec.{size}x{size}_aux_conv"
-    width, features = bare["map_layer0.weight"]
-    return {
-        "size": size,
-        "channels": [stem[1], stem[0], bare[f"{last}.weight"][0]],
-        "levels": levels,
-        "embedding": {"features": features, "width": width},
-        "inputs": {
-            "classes": bare.get("map_label.weight", (0, 0))[1],
-            "augment": bare.get("map_augment.weight", (0, 0))[1],
-        },
-    }
-
-
-def _song_arguments(bare: Shapes) -> dict[str, Any]:
-    width, features = bare["map_layer0.weight"]
-    kind = "fourier" if "map_noise.freqs" in bare else "positional"
-    residual = any("_aux_residual." in name for name in bare)
-    return {
-        "embedding": {"kind": kind, "features": features, "width": width},
-        "encoder": "residual" if residual else "standard",
-    }
-
-
-def _taps(bare: Shapes, config: Config) -> tuple[int, ...]:
-    """Return the taps of the resampling filter, by its length if not given."""
-    lengths = {shape[-1] for name, shape in bare.items() if name.endswith(_FILTER)}
-    if config.get("resample_filter"):
-        return tuple(config["resample_filter"])
-    known = [_KNOWN_TAPS[n] for n in lengths if n in _KNOWN_TAPS]
-    return known[0] if known else (1, 1)
+    return {f"{_PREFIX}{layer}.{FILTER}": filter_of(taps) for layer in layers}
 
 
 def _check(config: Config, name: str, arguments: dict[str, Any]) -> None:
@@ -260,7 +212,7 @@ def _prior(config: Config, channels: list[int]) -> dict[str, Any]:
         return discrete_prior(rule, learned_variance=channels[2] == 2 * channels[0])
     raise ConfigError(
         f"class_name must be EDMPrecond, VPPrecond, VEPrecond or iDDPMPrecond; got "
-        f"{name!r}."
+        f"{shown(name)}."
     )
 
 

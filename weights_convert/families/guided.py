@@ -21,10 +21,8 @@ from weights_convert.families.base import (
     check_agreement,
     check_channels,
     continuous_prior,
-    count,
     flag,
     heads_of_width,
-    image_size,
     number_of_heads,
     positive,
     required,
@@ -41,7 +39,9 @@ from weights_convert.families.guided_settings import (
     FLAGS,
     U_NET_SETTINGS,
 )
-from weights_convert.families.settings import flattened
+from weights_convert.families.looked import count
+from weights_convert.families.settings import flattened, shown
+from weights_convert.families.sizes import check_halvings, image_size
 from weights_convert.mapping import Shapes
 
 _SECTIONS = ("create_model", "unet_model", "encoder_unet_model", "denoiser")
@@ -55,7 +55,8 @@ def settings(config: Config) -> dict[str, Any]:
         words = [word.strip() for word in multipliers.split(",") if word.strip()]
         if not all(word.isdecimal() for word in words):
             raise ConfigError(
-                f"channel_mult = {multipliers!r}; it must be whole numbers with commas "
+                f"channel_mult = {shown(multipliers)}; it must be whole numbers with "
+                "commas "
                 "between them."
             )
         known["channel_mult"] = [int(word) for word in words] or None
@@ -209,9 +210,11 @@ def plan_classifier(shapes: Shapes, config: Config) -> Plan:
     pixels = shapes["out.2.positional_embedding"][1] - 1
     rows, columns = image_size(config, "image_size", 1)
     num_levels = 1 + max(0, (rows * columns // pixels).bit_length() - 1) // 2
+    check_halvings("image_size", (rows, columns), num_levels)
     if rows * columns != pixels * 4 ** (num_levels - 1):
         raise ConfigError(
-            f"image_size = {config['image_size']!r}; the classifier pools {pixels} "
+            f"image_size = {shown(config['image_size'])}; the classifier pools "
+            f"{pixels} "
             "pixels, and halving such images does not lead there."
         )
     entries = count(shapes, "input_blocks.{}.")

@@ -15,6 +15,7 @@ from weights_convert.families.base import (
     flag,
     number_of_steps,
 )
+from weights_convert.families.settings import is_one_of, shown
 
 # What the network predicts, as `model_mean_type` of DPS2022's configurations has it.
 _PREDICTIONS: dict[str, type[DiscretePreconditioning]] = {
@@ -42,9 +43,10 @@ def steps_of(config: Config) -> int:
 def _betas(config: Config, steps: int) -> Betas:
     """Return the variances; those of `linear` grow as the steps get fewer."""
     name = config.get("noise_schedule", "linear")
-    if name not in ("linear", "cosine"):
+    if not is_one_of(name, ("linear", "cosine")):
         raise ConfigError(
-            f"noise_schedule = {name!r} cannot be converted; known are linear, cosine."
+            f"noise_schedule = {shown(name)} cannot be converted; known are linear, "
+            "cosine."
         )
     stretch = 1000 / steps
     if name == "linear" and stretch * 0.02 >= 1:
@@ -61,11 +63,12 @@ def _prediction(config: Config) -> type[DiscretePreconditioning]:
     by_flag = "start_x" if flag(config, "predict_xstart") else "epsilon"
     name = config.get("model_mean_type") or by_flag
     is_flagged = config.get("predict_xstart") is not None
-    if name not in _PREDICTIONS or (name != by_flag and is_flagged):
+    if not is_one_of(name, _PREDICTIONS) or (name != by_flag and is_flagged):
         raise ConfigError(
-            f"model_mean_type = {name!r} with predict_xstart = "
-            f"{config.get('predict_xstart', 'not given')} cannot be converted; known "
-            f"are {', '.join(_PREDICTIONS)}, which predict_xstart must not contradict."
+            f"model_mean_type = {shown(name)} with predict_xstart = "
+            f"{shown(config.get('predict_xstart', 'not given'))} cannot be converted; "
+            f"known are {', '.join(_PREDICTIONS)}, which predict_xstart must not "
+            "contradict."
         )
     return _PREDICTIONS[name]
 

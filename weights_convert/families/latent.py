@@ -15,10 +15,10 @@ from weights_convert.families.base import (
     Family,
     Plan,
     check_agreement,
-    image_size,
     positive,
 )
 from weights_convert.families.ddpm import DOWN, ENDS, MIDDLE, UP, encoder_levels
+from weights_convert.families.looked import axes, below
 from weights_convert.families.settings import (
     NAMING,
     SHAPES,
@@ -28,6 +28,7 @@ from weights_convert.families.settings import (
     flattened,
     names,
 )
+from weights_convert.families.sizes import image_size
 from weights_convert.mapping import Layer, Rule, Shapes, nest, prefixed, rules
 
 _STAGE = "first_stage_model."
@@ -116,12 +117,8 @@ def settings(config: Config) -> dict[str, Any]:
 def plan(shapes: Shapes, config: Config) -> Plan:
     """Plan the conversion of a first stage."""
     prefix = _prefix(shapes)
-    bare = {
-        name.removeprefix(prefix): shape
-        for name, shape in shapes.items()
-        if name.startswith(prefix)
-    }
-    stem, image = bare["encoder.conv_in.weight"][:2]
+    bare = below(shapes, prefix)
+    stem, image = axes(bare, "encoder.conv_in.weight", 2)
     features = bare["decoder.conv_in.weight"][1]
     levels = encoder_levels(bare, "encoder.")
     latent = bare["post_quant_conv.weight"][1]

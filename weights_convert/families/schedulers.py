@@ -29,6 +29,7 @@ from weights_convert.families.base import (
     number,
     number_of_steps,
     positive,
+    variance,
 )
 from weights_convert.families.scheduler_classes import (
     CONSISTENCY,
@@ -39,7 +40,7 @@ from weights_convert.families.scheduler_classes import (
     EDM_SETTINGS,
     REFUSED,
 )
-from weights_convert.families.settings import Settings
+from weights_convert.families.settings import Settings, is_one_of, shown
 
 _PREDICTIONS: dict[str, type[DiscretePreconditioning]] = {
     "epsilon": NoisePrediction,
@@ -47,6 +48,7 @@ _PREDICTIONS: dict[str, type[DiscretePreconditioning]] = {
     "original_sample": SamplePrediction,  # another word of EulerDiscreteScheduler
     "v_prediction": VelocityPrediction,
 }
+_MAX_NAME = 100
 _RECIPES = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -99,16 +101,16 @@ def schedule(scheduler: Config) -> Betas:
     }
     usual |= DISCRETE[_class_of(scheduler)]
     name = scheduler.get("beta_schedule", usual["beta_schedule"])
-    if name not in _RECIPES:
+    if not is_one_of(name, _RECIPES):
         raise ConfigError(
-            f"beta_schedule = {name!r} cannot be converted; known are "
+            f"beta_schedule = {shown(name)} cannot be converted; known are "
             f"{', '.join(_RECIPES)}. Its values can be given as trained_betas."
         )
     return Betas.of(
         _RECIPES[name],
         num_timesteps=number_of_steps(scheduler, "num_train_timesteps"),
-        start=number(scheduler, "beta_start", usual["beta_start"]),
-        end=number(scheduler, "beta_end", usual["beta_end"]),
+        start=variance(scheduler, "beta_start", usual["beta_start"]),
+        end=variance(scheduler, "beta_end", usual["beta_end"]),
     )
 
 
@@ -129,7 +131,7 @@ def _kind(scheduler: Any) -> tuple[Settings, _Describe]:
     """Return the declaration and the description of a scheduler's kind."""
     if not isinstance(scheduler, Mapping):
         raise ConfigError(
-            f"scheduler = {scheduler!r}; it must be the object of a "
+            f"scheduler = {shown(scheduler)}; it must be the object of a "
             "scheduler_config.json."
         )
     name = _class_of(scheduler)
@@ -145,7 +147,8 @@ def _kind(scheduler: Any) -> tuple[Settings, _Describe]:
 
 
 def _class_of(scheduler: Config) -> str:
-    return str(scheduler.get("_class_name") or "DDPMScheduler")
+    name = scheduler.get("_class_name") or "DDPMScheduler"
+    return name if isinstance(name, str) and len(name) < _MAX_NAME else shown(name)
 
 
 def _discrete(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
@@ -153,20 +156,21 @@ def _discrete(scheduler: Config, learns_variance: bool) -> dict[str, Any]:
     if prediction is None:  # named otherwise until late 2022
         is_noise = flag(scheduler, "predict_epsilon", default=True)
         prediction = "epsilon" if is_noise else "sample"
-    if prediction not in _PREDICTIONS:
+    if not is_one_of(prediction, _PREDICTIONS):
         raise ConfigError(
-            f"prediction_type = {prediction!r} cannot be converted; known are "
+            f"prediction_type = {shown(prediction)} cannot be converted; known are "
             f"{', '.join(_PREDICTIONS)}."
         )
     variance = scheduler.get("variance_type")
     if variance not in _VARIANCES:
         raise ConfigError(
-            f"variance_type = {variance!r} cannot be converted; known are "
+            f"variance_type = {shown(variance)} cannot be converted; known are "
             f"{', '.join(map(str, _VARIANCES))}."
         )
     if str(variance).startswith("learned") and not learns_variance:
         raise ConfigError(
-            f"variance_type = {variance!r}, but the network returns as many channels "
+            f"variance_type = {shown(variance)}, but the network returns as many "
+            "channels "
             "as it takes; correct the scheduler's configuration."
         )
     # A variance that is learned as itself, not as a place in its range, is left out.

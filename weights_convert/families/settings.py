@@ -6,7 +6,7 @@ Any other is an error, for a prior that ignores a setting is wrong without a wor
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,6 +30,18 @@ class Only(NamedTuple):
 
     values: tuple[Any, ...]
     why: str = ""
+
+
+_MAX_SHOWN = 200
+READ, HARMLESS = "read", "harmless"
+UNKNOWN, REFUSED = "not understood", "cannot be converted"
+
+
+class Use(NamedTuple):
+    """What becomes of a setting, and why."""
+
+    kind: str  # READ, HARMLESS, UNKNOWN or REFUSED
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,26 +84,45 @@ class Settings:
             if name in self.sections and value is not None:
                 self.sections[name](value).check(value)
 
+    def use_of(self, name: str, value: Any) -> "Use":
+        """Say what becomes of a setting: read, harmless and why, or not convertible."""
+        if name in self.only:
+            try:
+                self._check_value(name, value)
+            except ConfigError as error:
+                return Use(REFUSED, str(error))
+            return Use(READ, self.only[name].why)
+        if name in self.read or name in self.sections:
+            return Use(READ)
+        for reason, harmless in self.harmless.items():
+            if name in harmless:
+                return Use(HARMLESS, reason)
+        if value is None:
+            return Use(HARMLESS, "null chooses nothing")
+        return Use(UNKNOWN, self._unknown(name, value))
+
     def _check_value(self, name: str, value: Any) -> None:
         values, why = self.only[name]
         if not any(plain(value) == plain(allowed) for allowed in values):
             allowed = " or ".join(repr(allowed) for allowed in values)
             raise ConfigError(
-                f"{self.owner}: {name} = {value!r} cannot be converted; only {allowed} "
+                f"{self.owner}: {name} = {shown(value)} cannot be converted; only "
+                f"{allowed} "
                 f"can{': ' if why else ''}{why}."
             )
 
     def _unknown(self, name: str, value: Any) -> str:
+        label = readable(str(name))
         near = difflib.get_close_matches(str(name), self.names, n=1)
         hint = f" (nearest name known: {near[0]})" if near else ""
         return (
-            f"{self.owner}: the setting {name} = {value!r} is not known to this "
+            f"{self.owner}: the setting {label} = {shown(value)} is not known to this "
             f"converter{hint}, so what it changes would be lost. If it changes neither "
             "the network nor its noise levels, give a --config without it."
         )
 
 
-def flattened(config: Config, sections: Iterable[str]) -> dict[str, Any]:
+def flattened(config: Config, sections: Collection[str]) -> dict[str, Any]:
     """Return a configuration with the contents of some sections at its top.
 
     What stands at the top comes before what stands in a section, and of the sections
@@ -106,10 +137,27 @@ def flattened(config: Config, sections: Iterable[str]) -> dict[str, Any]:
         section = config.get(name)
         if section is not None and not isinstance(section, Mapping):
             raise ConfigError(
-                f"{name} = {section!r}; it must be an object of settings."
+                f"{name} = {shown(section)}; it must be an object of settings."
             )
         flat |= section or {}
     return flat | {key: value for key, value in config.items() if key not in names}
+
+
+def shown(value: Any) -> str:
+    """Return a value of a configuration for a message, which is not a page long."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def readable(name: str) -> str:
+    """Return a name from a configuration as it is, or quoted where it cannot be."""
+    is_plain = name.isprintable() and len(name) <= _MAX_SHOWN
+    return name if is_plain else shown(name)
+
+
+def is_one_of(value: Any, known: Collection[str]) -> bool:
+    """Return whether a value is one of some words; a list, say, is none."""
+    return isinstance(value, str) and value in known
 
 
 def names(text: str) -> frozenset[str]:

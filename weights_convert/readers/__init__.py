@@ -10,6 +10,8 @@ from typing import Any
 
 from weights_convert.readers import (
     edm_pickle,
+    foreign,
+    onnx_file,
     safetensors_file,
     shards,
     torch_legacy,
@@ -22,22 +24,14 @@ from weights_convert.readers.tensors import CheckpointError as CheckpointError
 from weights_convert.readers.tensors import LazyTensor as LazyTensor
 from weights_convert.readers.tensors import map_file
 
-# What people have on disk when a download went wrong.
-_MISTAKEN = {
-    b"version https://git-lfs": "is a Git LFS pointer; fetch it with git lfs pull",
-    b"<": "is a web page; download the file itself",
-    b"{": "is JSON; give the weight file beside it",
-    b"\x1f\x8b": "is compressed with gzip; unpack it first",
-    b"\x89HDF": "is an HDF5 file of Keras, which is not read",
-}
-
 
 def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
     Args:
         path: a file that torch.save wrote in any release, a safetensors file, the index
-            (`*.index.json`) of several such files, or a pickle of NVlabs/edm.
+            (`*.index.json`, `*.index.fp16.json`) of several such files, an ONNX file,
+            or a pickle of NVlabs/edm.
         container: which state dict of the file, see `Checkpoint.select`; by default the
             averaged weights if there are any, otherwise the largest.
 
@@ -53,6 +47,19 @@ def open_checkpoint(path: str | Path, container: str | None = None) -> Checkpoin
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def companions(path: Path) -> list[Path]:
+    """Return the other files that hold tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    if shards.matches(path):
+        return shards.files(path)
+    kind, _, notes = _read(path)
+    names = notes["beside"] if kind == "ONNX" else []
+    return [path.parent / name for name in names]
+
+
 def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:
     """Return the format of a file, the object in it, and its metadata."""
     if shards.matches(path):
@@ -61,6 +68,7 @@ def _read(path: Path) -> tuple[str, Any, dict[str, Any]]:
 
 
 def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    foreign.check_whole(path)
     data = map_file(path)
     start = bytes(data[:64])
     if safetensors_file.matches(data):
@@ -71,8 +79,10 @@ def _read_file(path: Path) -> tuple[str, Any, dict[str, Any]]:
         return "torch stream", torch_legacy.read(data), {}
     if start.startswith(b"\x80"):
         return "pickle of objects", edm_pickle.read(data), {}
-    reason = next(
-        (hint for magic, hint in _MISTAKEN.items() if start.startswith(magic)),
-        "is none of the known formats: torch.save, safetensors, EDM pickle",
+    reason = foreign.file_reason(path, data)
+    if not reason and onnx_file.matches(data):
+        return "ONNX", *onnx_file.read(data, path)
+    reason = reason or (
+        "is none of the known formats: torch.save, safetensors, ONNX, EDM pickle"
     )
     raise CheckpointError(f"{path} {reason}.")

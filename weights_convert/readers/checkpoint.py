@@ -6,6 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from weights_convert.readers.average_names import (
+    averaged_groups,
+    dotted,
+    without_averages,
+)
 from weights_convert.readers.inert import Opaque, name_of
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, show
 
@@ -13,6 +18,7 @@ from weights_convert.readers.tensors import CheckpointError, LazyTensor, show
 _MAX_GROWTH = 8
 _SMALL_BYTES = 1 << 26
 _MAX_LISTED = 12
+NON_EMA = "non_ema"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +26,15 @@ class Container:
     """One state dict of a checkpoint: its tensors and what stands beside them.
 
     `averaged` says that a training program named the tensors averages, wherever they
-    lie. `problem` says why it cannot be selected; nothing if it can.
+    lie. `problem` says why it cannot be selected; nothing if it can. `wrapper` is what
+    was taken off the names of the tensors.
     """
 
     tensors: dict[str, LazyTensor]
     extra: dict[str, Any] = field(default_factory=dict)
     averaged: bool = False
     problem: str = ""
+    wrapper: str = ""
 
     @property
     def num_parameters(self) -> int:
@@ -41,17 +49,29 @@ class Container:
     def below(self, prefix: str) -> "Container":
         """Return the tensors whose names begin with a prefix, without it."""
         length = len(prefix)
-        return Container(
-            {
-                name[length:]: tensor.named(name[length:])
-                for name, tensor in self.tensors.items()
-                if name.startswith(prefix) and len(name) > length
-            },
-            self.extra,
-        )
+        inner = {
+            name[length:]: tensor.named(name[length:])
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix) and len(name) > length
+        }
+        return replace(self, tensors=inner)
+
+    def part(self, name: str) -> "Container":
+        """Return the tensors below a prefix, or, for `NON_EMA`, what is not averaged.
+
+        Averages get the dots in their names back, if they lost them.
+        """
+        if name == NON_EMA:
+            return replace(self, tensors=without_averages(self.tensors))
+        for group in averaged_groups(self.tensors):
+            averages = dotted(self.tensors, group) if name.startswith(group) else {}
+            if averages:
+                found = replace(self, tensors=averages, averaged=True)
+                return found.below(name[len(group) :])
+        return self.below(name)
 
 
-def _listing(names: Iterable[str]) -> str:
+def listing(names: Iterable[str]) -> str:
     """Return names for a message: the first few of what may be very many."""
     first = [show(name) for name in islice(names, _MAX_LISTED + 1)]
     return ", ".join(first[:_MAX_LISTED] + ["..."] * (len(first) > _MAX_LISTED))
@@ -89,16 +109,18 @@ class Checkpoint:
         if selected.problem:
             raise CheckpointError(
                 f"{self.path}: {self.container} {selected.problem}; select another "
-                f"container: {_listing(self.choices)}."
+                f"container: {listing(self.choices)}."
             )
         strange = [k for k, v in selected.extra.items() if _is_strange_tensor(v)]
         if strange:
             raise CheckpointError(
-                f"{self.path}: {_listing(strange)} in {self.container} "
+                f"{self.path}: {listing(strange)} in {self.container} "
                 "are tensors that only PyTorch can rebuild (quantised or sparse); "
                 "save plain dense ones, or select another container: "
-                f"{_listing(self.choices)}."
+                f"{listing(self.choices)}."
             )
+        for tensor in selected.tensors.values():
+            tensor.storage.file = str(self.path)
         # Several storages may be made of the same bytes.
         storages = {id(t.storage.data): t.storage for t in selected.tensors.values()}
         stored = sum(storage.nbytes for storage in storages.values())
@@ -123,19 +145,21 @@ class Checkpoint:
 
         Args:
             container: one of `choices`, or one with a prefix of its names after a
-                colon, such as "state_dict:first_stage_model.".
+                colon, such as "state_dict:first_stage_model."; `NON_EMA` in place of
+                the prefix leaves out the groups that are called averages.
 
         Raises:
             CheckpointError: if there is none of that name, or it cannot be read.
         """
-        name, _, prefix = container.partition(":")
+        name, _, prefix = container.rpartition(":")
         if container in self.choices:
             return replace(self, container=container)
-        narrowed = self.choices[name].below(prefix) if name in self.choices else None
-        if not prefix or narrowed is None or not narrowed.tensors:
+        known = prefix and name in self.choices
+        narrowed = self.choices[name].part(prefix) if known else None
+        if narrowed is None or not narrowed.tensors:
             raise CheckpointError(
                 f"{self.path} has no state dict {show(container)}; it has: "
-                f"{_listing(self.choices)}."
+                f"{listing(self.choices)}."
             )
         choices = self.choices | {container: narrowed}
         return replace(self, choices=choices, container=container)

@@ -9,27 +9,33 @@ averaged weights to a list. Averages without names are named after the state dic
 them (`averages.py`).
 """
 
-import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weights_convert.readers.arrays import tensor_of
+from weights_convert.readers.average_names import says_averaged
 from weights_convert.readers.averages import averages, named_by
 from weights_convert.readers.checkpoint import Checkpoint, Container
 from weights_convert.readers.machine import Budget
 from weights_convert.readers.modules import as_dict, container_of, is_module
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, checked_name
 
-# Words in keys, by which training programs call averaged weights, and deny it.
-_AVERAGED = {"ema", "shadow", "swa", "averaged", "average", "averages", "polyak"}
-_DENIED = {"no", "non", "not", "without"}
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the module it wraps
-_USUAL = {
+# WeightAveraging of Lightning-AI/pytorch-lightning puts averages in the usual place.
+_SWAPPED = {"state_dict", "current_model_state"}
+USUAL = {
     *("state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
     *("unet", "score_model", "denoiser", "generator"),
 }
 _WRAPPERS = ("module.", "_orig_mod.")
+# Put inside names, too, by torch.compile, FSDP, activation checkpoints and Fabric.
+_TRANSPARENT = {
+    *("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+    *("_forward_module", "_flat_param_wrapped_module"),
+}
 _OPTIMISER = {"state", "param_groups"}
 _MAX_DEPTH = 4
 _MAX_VISITS = 200_000
@@ -56,7 +62,9 @@ def checkpoint_of(
     Raises:
         CheckpointError: if there is none, or its tensors cannot be read.
     """
-    choices = dict(_find(root))
+    choices, values = dict(_find(root)), as_dict(root) or {}
+    if _SWAPPED.issubset(values.keys() & choices.keys()):
+        choices["state_dict"] = replace(choices["state_dict"], averaged=True)
     if not choices:
         raise CheckpointError(
             f"{path} ({kind}) holds no dictionary of tensors; save a state dict."
@@ -68,25 +76,18 @@ def checkpoint_of(
         reversed(candidates),
         key=lambda n: (_rank(n, choices[n]), choices[n].num_parameters),
     )
-    values = as_dict(root) or {}
     beside = {str(key): v for key, v in values.items() if not _is_inside(v)}
-    name = (container or "").partition(":")[0]
-    first = name if name in choices else best
+    named = (container or "", (container or "").rpartition(":")[0])
+    first = next((name for name in named if name in choices), best)
     opened = Checkpoint(path, kind, choices, first, beside | (notes or {}))
     return opened if container is None else opened.select(container)
 
 
 def _rank(name: str, container: Container) -> int:
     parts = name.split("/")
-    if container.averaged or any(map(_says_averaged, parts)):
+    if container.averaged or any(map(says_averaged, parts)):
         return 2
-    return 1 if _USUAL.intersection(parts) else 0
-
-
-def _says_averaged(key: str) -> bool:
-    """Return whether a key calls what it holds averaged."""
-    words = set(re.split(r"[_.\- ]", key.lower()))
-    return bool(words & _AVERAGED) and not words & _DENIED
+    return 1 if USUAL.intersection(parts) else 0
 
 
 def _is_inside(value: Any) -> bool:
@@ -111,7 +112,9 @@ def _find(root: Any) -> Iterator[tuple[str, Container]]:
     for place, shadow in nameless:
         budget.spend(len(found))
         beside = [found[other] for other in found if other[:-1] == place[:-1] and other]
-        yield "/".join(place) or ".", named_by(shadow, beside, budget)
+        # Callbacks lie deeper than the model whose averages they keep.
+        models = beside or list(found.values())
+        yield "/".join(place) or ".", named_by(shadow, models, budget)
 
 
 def _walk(root: Any) -> Iterator[tuple[Place, Any]]:
@@ -170,11 +173,46 @@ def _unwrapped(container: Container) -> Container:
     inner = {n: t for n, t in container.tensors.items() if not _is_counter(n, t)}
     length = _wrapper_length(min(inner), max(inner)) if inner else 0
     kept = inner if length else container.tensors
+    wrapper, names = _without_wrappers(list(kept), length)
     return Container(
-        {name[length:]: t.named(name[length:]) for name, t in kept.items()},
+        {name: t.named(name) for name, t in zip(names, kept.values(), strict=True)},
         container.extra,
         averaged=len(kept) < len(container.tensors),
+        wrapper=wrapper,
     )
+
+
+def _without_wrappers(names: list[str], length: int) -> tuple[str, list[str]]:
+    """Return what is taken off names, and the rest of them.
+
+    Args:
+        names: of all tensors.
+        length: of what they share.
+    """
+    bare = [name[length:] for name in names]
+    inside = _inside_names(bare)
+    cleaned = [".".join(p for p in n.split(".") if p not in inside) for n in bare]
+    if len(set(cleaned)) < len(bare):
+        inside, cleaned = set(), bare
+    shared = names[0][:length] if names else ""
+    return shared + "".join(f"{part}." for part in sorted(inside)), cleaned
+
+
+def _inside_names(names: list[str]) -> set[str]:
+    """Return the wrappers that stand inside names, around layers.
+
+    One that holds half of the tensors in one place is a prefix, of the whole network.
+    """
+    held: Counter[tuple[str, str]] = Counter()
+    for name in names:
+        parts = name.split(".")
+        held.update(
+            (part, ".".join(parts[:place]))
+            for place, part in enumerate(parts)
+            if part in _TRANSPARENT
+        )
+    prefixes = {part for (part, _), count in held.items() if 2 * count >= len(names)}
+    return {part for part, _ in held} - prefixes
 
 
 def _is_counter(name: str, tensor: LazyTensor) -> bool:

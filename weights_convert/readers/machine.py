@@ -34,7 +34,7 @@ class Budget:
         self._left -= operations
         if self._left < 0:
             raise CheckpointError(
-                "the file takes more pickle operations than any checkpoint does and "
+                "the file takes more operations to read than any checkpoint does and "
                 "may be hostile; save the state dict alone."
             )
 
@@ -119,7 +119,9 @@ class Machine:
     def line(self) -> str:
         """Return the text up to the next line feed."""
         window = bytes(self._data[self.position : self.position + MAX_LINE_BYTES])
-        length = window.index(b"\n")
+        length = window.find(b"\n")
+        if length < 0:
+            raise ValueError("a name without an end")
         self.position += length + 1
         return window[:length].decode()
 

@@ -1,10 +1,10 @@
 """The safetensors format: a header in JSON, then the bytes of all tensors in a row."""
 
-import json
 import math
 import struct
 from typing import Any
 
+from weights_convert.readers.documents import parse_json
 from weights_convert.readers.tensors import (
     DTYPES,
     MAX_AXES,
@@ -15,8 +15,6 @@ from weights_convert.readers.tensors import (
     show,
 )
 
-# Some 100 bytes for each tensor; parsed JSON takes up to fifty times its size.
-MAX_JSON_BYTES = 1 << 23
 _REASONABLE_BYTES = 1 << 32
 _LENGTH = struct.Struct("<Q")
 _TYPES = {
@@ -71,37 +69,6 @@ def read(data: memoryview) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
         for name, (begin, end) in places.items()
     }
     return tensors, metadata if isinstance(metadata, dict) else {}
-
-
-def parse_json(text: memoryview) -> dict[str, Any]:
-    """Return the object that some JSON describes.
-
-    Raises:
-        CheckpointError: if the text is damaged, no object, or names a key twice.
-    """
-    if len(text) > MAX_JSON_BYTES:
-        raise CheckpointError(
-            f"{len(text)} bytes of JSON, at most {MAX_JSON_BYTES} are read; do not "
-            "trust the file."
-        )
-    try:
-        found = json.loads(str(text, "utf-8"), object_pairs_hook=_unique)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"damaged JSON: {show(str(error))}; download the file again."
-        ) from error
-    if type(found) is not dict:
-        raise CheckpointError("the JSON is no object; the file is damaged.")
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise CheckpointError("the JSON names a key twice; do not trust the file.")
-    return found
 
 
 def _counts(value: Any) -> tuple[int, ...] | None:

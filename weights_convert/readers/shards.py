@@ -1,16 +1,17 @@
 """Checkpoints in several files, with an index that says which tensor is where."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from weights_convert.readers.safetensors_file import parse_json
+from weights_convert.readers.documents import parse_json
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, map_file, show
 
 
 def matches(path: Path) -> bool:
-    """Return whether a path is that of an index."""
-    return path.name.endswith(".index.json")
+    """Return whether a path is that of an index, of a variant such as fp16 or not."""
+    return re.search(r"\.index(\.[^.]+)?\.json$", path.name) is not None
 
 
 def files(path: Path) -> list[Path]:
@@ -73,11 +74,15 @@ def _places(path: Path, index: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(path: Path, places: dict[str, Any]) -> list[str]:
-    return sorted({_plain(path, name) for name in places.values()})
+    return sorted({plain_name(path, name) for name in places.values()})
 
 
-def _plain(path: Path, name: Any) -> str:
-    """Return the name of a file, which must not lead out of the folder."""
+def plain_name(path: Path, name: Any) -> str:
+    """Return the name of a file, which must not lead out of the folder of another.
+
+    Raises:
+        CheckpointError: it would, or is no name.
+    """
     is_text = type(name) is str and name.isprintable()
     if (
         not is_text

@@ -8,6 +8,7 @@ made, so that a false claim fails before any memory is spent on it.
 import math
 import mmap
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 MAX_REPEATED_ELEMENTS = 1 << 20
 MAX_AXES = 32
 MAX_NAME = 512
-_CHECKSUM_STEP = 1 << 24
+_STEP = 1 << 24  # bytes that are dealt with at a time
 
 DTYPES = {
     name: np.dtype(name)
@@ -89,6 +90,7 @@ class Storage:
         data: their bytes; None until the reader has found them.
         big_endian: whether the file stores the most significant byte first.
         checksum: CRC-32 of the bytes; None once they were found to have it.
+        file: where they are, for messages; "" until that is known.
     """
 
     dtype: np.dtype
@@ -96,6 +98,7 @@ class Storage:
     data: memoryview | None = None
     big_endian: bool = False
     checksum: int | None = None
+    file: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -118,11 +121,13 @@ class Storage:
     def bytes_verified(self) -> memoryview:
         """Return the bytes, whose checksum has been compared."""
         if self.data is None:
-            raise CheckpointError("a tensor refers to a storage that the file lacks.")
+            raise CheckpointError(
+                f"{self.file}: a tensor refers to a storage that the file lacks."
+            )
         if self.checksum is not None and self.checksum != checksum_of(self.data):
             raise CheckpointError(
-                "the checksum of a tensor does not match its bytes; the file is "
-                "damaged: download it again."
+                f"{self.file}: the checksum of a tensor does not match its bytes; the "
+                "file is damaged: download it again."
             )
         self.checksum = None
         return self.data
@@ -131,8 +136,8 @@ class Storage:
 def checksum_of(data: memoryview) -> int:
     """Return the CRC-32 of some bytes, holding few of them at a time."""
     found = 0
-    for start in range(0, len(data), _CHECKSUM_STEP):
-        found = zlib.crc32(data[start : start + _CHECKSUM_STEP], found)
+    for start in range(0, len(data), _STEP):
+        found = zlib.crc32(data[start : start + _STEP], found)
         _release(data)
     return found
 
@@ -225,12 +230,29 @@ class LazyTensor:
                 for length, stride in zip(self.shape, self.strides, strict=True)
             ),
         )
-        # A damaged byte may be neither 0 nor 1, which numpy's bool does not survive.
-        array = window != 0 if self.dtype == bool else np.array(window, order="C")
-        if self.storage.big_endian:
-            array = array.byteswap(inplace=True)
-        _release(data)
-        return array
+        array = np.empty(self.shape, self.dtype)
+        for place in slabs(self.shape, itemsize):
+            # A damaged byte may be neither 0 nor 1, which a bool does not survive.
+            part = window[place]
+            array[place] = part != 0 if self.dtype == bool else part
+            _release(data)
+        return array.byteswap(inplace=True) if self.storage.big_endian else array
+
+
+def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the places of an array in row-major order, some megabytes at a time."""
+    nbytes = math.prod(shape) * itemsize
+    if nbytes <= _STEP:
+        yield ()
+        return
+    row = nbytes // shape[0]
+    if row > _STEP:
+        for first in range(shape[0]):
+            yield from ((first, *rest) for rest in slabs(shape[1:], itemsize))
+        return
+    count = _STEP // row
+    for start in range(0, shape[0], count):
+        yield (slice(start, start + count),)
 
 
 def contiguous(storage: Storage, shape: tuple[int, ...]) -> LazyTensor:

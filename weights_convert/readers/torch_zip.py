@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from weights_convert.readers import foreign
 from weights_convert.readers.builders import BUILDERS, storage_from
 from weights_convert.readers.machine import Budget
 from weights_convert.readers.tensors import CheckpointError, Storage, checksum_of
 from weights_convert.readers.unpickler import Unpickler
-from weights_convert.readers.zip_directory import Entry, entries
+from weights_convert.readers.zip_directory import Entry, entries, names
 
 _PICKLE = "/data.pkl"
 
@@ -17,22 +18,34 @@ def read(data: memoryview) -> Any:
     Raises:
         CheckpointError: if the archive is damaged, hostile, or no checkpoint.
     """
+    _check_origin(list(names(data)))
     found = entries(data)
-    folders = [name.removesuffix(_PICKLE) for name in found if name.endswith(_PICKLE)]
-    folders = [folder for folder in folders if "/" not in folder]
+    folders = [name.removesuffix(_PICKLE) for name in filter(_is_pickle, found)]
     if len(folders) != 1:
         raise CheckpointError(
             f"a checkpoint has one entry data.pkl and this archive has {len(folders)}; "
             "give a file that torch.save wrote."
         )
     (folder,) = folders
-    if f"{folder}/constants.pkl" in found:
-        raise CheckpointError(
-            "this is a TorchScript program; load it in PyTorch and save its state_dict."
-        )
     archive = _Archive(found, folder)
     pickled = archive.verified("data.pkl")
     return Unpickler(pickled, BUILDERS, Budget(), archive.storage).load()
+
+
+def _is_pickle(name: str) -> bool:
+    """Return whether an entry is the pickle of an archive, which has one folder."""
+    return name.endswith(_PICKLE) and name.count("/") == 1
+
+
+def _check_origin(listed: list[str]) -> None:
+    """Check that torch.save may have written an archive; programs have a pickle, too.
+
+    Raises:
+        CheckpointError: another program wrote it, and it is known which.
+    """
+    reason = foreign.archive_reason(listed)
+    if reason and (reason == foreign.SCRIPT or not any(map(_is_pickle, listed))):
+        raise CheckpointError(f"this {reason}.")
 
 
 class _Archive:

@@ -40,9 +40,11 @@ class Unpickler(Machine):
         except CheckpointError:
             raise
         except (TypeError, ValueError, OverflowError, struct.error) as error:
+            # What Python says of it is about this program, not about the file.
+            reason = str(error) if type(error) is ValueError else "its parts do not fit"
             raise CheckpointError(
                 f"the pickle at byte {start} is damaged near byte {self.position}: "
-                f"{show(str(error))}; download the file again."
+                f"{show(reason)}; download the file again."
             ) from error
 
 

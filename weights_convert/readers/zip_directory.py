@@ -75,6 +75,15 @@ def entries(data: memoryview) -> dict[str, Entry]:
     return found
 
 
+def names(data: memoryview) -> Iterator[str]:
+    """Yield the names of the entries of an archive, whatever it does with their bytes.
+
+    Raises:
+        CheckpointError: if the directory is damaged.
+    """
+    return (name for name, _ in _listed(data))
+
+
 def _find_directory(data: memoryview) -> tuple[int, int]:
     """Return the start of the directory and the number of entries."""
     tail_start = max(0, len(data) - _END.size - _MAX_COMMENT)
@@ -89,8 +98,19 @@ def _find_directory(data: memoryview) -> tuple[int, int]:
     return start, count
 
 
-def _walk(data: memoryview) -> Iterator[tuple[str, Entry]]:
-    """Yield the entries in the order of the directory."""
+@dataclass(frozen=True)
+class _Claim:
+    """What the directory says of an entry."""
+
+    packed: int
+    size: int
+    start: int
+    checksum: int
+    is_plain: bool
+
+
+def _listed(data: memoryview) -> Iterator[tuple[str, _Claim]]:
+    """Yield the directory in its order."""
     position, count = _find_directory(data)
     if count > MAX_ENTRIES:
         raise _damaged(f"{count} entries are claimed, at most {MAX_ENTRIES} are read")
@@ -102,13 +122,21 @@ def _walk(data: memoryview) -> Iterator[tuple[str, Entry]]:
         name = _name(data, position, name_length)
         extra = data[position + name_length :][:extra_length]
         size, packed, start = _wide((size, packed, start), extra)
-        if method or flags & _ENCRYPTED or size != packed:
+        is_plain = not (method or flags & _ENCRYPTED)
+        yield name, _Claim(packed, size, start, checksum, is_plain)
+        position += name_length + extra_length + comment_length
+
+
+def _walk(data: memoryview) -> Iterator[tuple[str, Entry]]:
+    """Yield the entries in the order of the directory."""
+    for name, claim in _listed(data):
+        if not claim.is_plain or claim.size != claim.packed:
             raise CheckpointError(
                 f"the entry {show(name)} is compressed or encrypted, which torch.save "
                 "never does; store the entries as they are (zip -0)."
             )
-        yield name, Entry(_stored(data, name, start, size), checksum or None)
-        position += name_length + extra_length + comment_length
+        bytes_of = _stored(data, name, claim.start, claim.size)
+        yield name, Entry(bytes_of, claim.checksum or None)
 
 
 def _name(data: memoryview, start: int, length: int) -> str:

@@ -200,9 +200,14 @@ KINDS: dict[Kind, int] = {
 TOYS = Ground(seed_files(), zip_seed())
 
 
-def sample(seed: int, number: int, ground: Ground = TOYS) -> Sample:
-    """Return one file of a corpus."""
-    source = Random(f"{seed} {number}")
+def draw(source: Random, ground: Ground) -> tuple[str, Files]:
+    """Return a kind of sample, and one."""
     kinds = KINDS | ground.kinds
     (make,) = source.choices(list(kinds), list(kinds.values()))
-    return Sample(f"{seed}-{number}{make.__name__}", make(source, ground))
+    return make.__name__, make(source, ground)
+
+
+def sample(seed: int, number: int, ground: Ground = TOYS) -> Sample:
+    """Return one file of a corpus."""
+    kind, files = draw(Random(f"{seed} {number}"), ground)
+    return Sample(f"{seed}-{number}{kind}", files)

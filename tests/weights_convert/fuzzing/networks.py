@@ -24,6 +24,7 @@ from tests.weights_convert.readers.files import (
     zip_entries,
     zip_file,
 )
+from tests.weights_convert.readers.onnx_files import onnx_file
 from tests.weights_convert.readers.pickles import Call, Name, dumps, ordered
 from weights_convert import export
 from weights_convert.families import FAMILIES
@@ -165,6 +166,7 @@ def _seeds() -> dict[str, Files]:
             "model.safetensors": safetensors.numpy.save(_unet()),
             CONFIG: unet.encode(),
         },
+        "onnx": {"model.onnx": onnx_file(digits)},
         "guided": {"model.pt": zip_file(ordered(_adm())), CONFIG: guided.encode()},
     }
     return {

@@ -16,6 +16,7 @@ from tests.weights_convert.readers.files import (
     zip_entries,
     zip_file,
 )
+from tests.weights_convert.readers.onnx_files import beside, model, node, tensor
 from tests.weights_convert.readers.pickles import Call, Name, dumps, ordered
 
 Files = dict[str, bytes]
@@ -83,6 +84,22 @@ def _shards() -> Files:
     }
 
 
+def _onnx() -> Files:
+    """Return an ONNX file with every way to hold numbers and to lose names."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in _arrays().items() if "." in k}
+    place = beside("w.data", offset=4, length=10)
+    tensors = [
+        *(tensor(name, array) for name, array in arrays.items()),
+        tensor("onnx::MatMul_1", arrays["conv.weight"]),
+        tensor("conv.other", arrays["norm.scale"], place),
+    ]
+    nodes = [
+        node("MatMul", ("x", "onnx::MatMul_1"), "y", "/conv/to_q/MatMul"),
+        node("Identity", ("conv.bias",), "conv.twin", scopes="['', 'a', 'b']"),
+    ]
+    return {"model.onnx": model(tensors, nodes), "w.data": bytes(20)}
+
+
 def seed_files() -> dict[str, Files]:
     """Return the good files; the first of each is the one to open."""
     return {
@@ -96,6 +113,7 @@ def seed_files() -> dict[str, Files]:
         "pickle": {"network.pkl": dumps(_snapshot(), 4)},
         "arrays": {"network.pkl": pickle.dumps({"ema": _arrays()}, 4)},
         "arrays_text": {"network.pkl": pickle.dumps({"ema": _arrays()}, 2)},
+        "onnx": _onnx(),
         "averages": {"last.ckpt": zip_file(_averages())},
     }
 

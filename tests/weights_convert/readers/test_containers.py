@@ -59,6 +59,8 @@ def test_the_choice(case, opened):
         *("ema_state", "ema_network", "network_ema", "module_ema", "ema_0.9999"),
         *("shadow", "averaged_model", "swa_model", "model_averaged", "average"),
         *("moving_average", "polyak", "Model-EMA", "exponential_moving_averages"),
+        *("modelEMA", "emaModel", "EMAModel", "ModelEma", "netEMA2", "MODEL_EMA"),
+        *("swaModel", "WeightAveraging", "ema1"),
     ],
 )
 def test_averages_come_first_whatever_they_are_called(key, opened):
@@ -66,7 +68,10 @@ def test_averages_come_first_whatever_they_are_called(key, opened):
         assert opened(zip_file(value)).container == key
 
 
-@pytest.mark.parametrize("key", ["non_ema", "no-ema", "schema", "swap", "MODEL"])
+@pytest.mark.parametrize(
+    "key",
+    ["non_ema", "no-ema", "nonEMA", "withoutEma", "schema", "Schema", "swap", "MODEL"],
+)
 def test_what_is_not_called_averaged_does_not_come_first(key, opened):
     assert opened(zip_file({"model": MODEL, key: AVERAGE})).container == "model"
 

@@ -294,8 +294,8 @@ def _factorised(covariance: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     if not is_known(covariance):
         return psd_eigensystem(covariance)
     values, vectors = np.linalg.eigh(covariance)
-    values, vectors = jnp.asarray(np.maximum(values, 0)), jnp.asarray(vectors)
-    return values, vectors, jnp.zeros_like(vectors)
+    remainder = jnp.zeros(vectors.shape)
+    return jnp.asarray(np.maximum(values, 0)), jnp.asarray(vectors), remainder
 
 
 def _check_covariance(covariance: Any, size: int) -> None:

@@ -15,6 +15,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Annotated, Any, Literal, Union
 
 _MOST_INT, _MOST_FLOAT = (1 << 63) - 1, 1.7e308
@@ -100,6 +101,8 @@ def check_options(options: Any) -> None:
 def _fault(value: Any, hint: Any, whose: str) -> str | None:
     """Return what is wrong with a value, None if nothing is."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Real) and hasattr(value, "item"):  # of NumPy
+        value = value.item()
     if origin is Annotated:
         return _annotated_fault(value, hint, whose)
     if origin in _LISTS:

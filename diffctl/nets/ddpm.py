@@ -32,7 +32,7 @@ class MiddleSpec(TypedDict):
 class TimeSpec(TypedDict, total=False):
     """Of the sinusoid."""
 
-    shift: Natural
+    shift: float
     sines_first: bool
 
 

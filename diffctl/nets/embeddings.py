@@ -19,7 +19,7 @@ class Sinusoid(nnx.Module):
     They are computed in double precision and rounded once.
     """
 
-    def __init__(self, width: int, *, shift: int = 0, sines_first: bool = False):
+    def __init__(self, width: int, *, shift: float = 0, sines_first: bool = False):
         if width % 2 or width // 2 <= shift:
             raise ValueError(
                 f"a sinusoid needs an even width above {2 * shift}; got {width}."

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+import numpy as np
 import pytest
 
 from diffctl.host import Count, Natural, Positive, Range, Seed
@@ -51,7 +52,7 @@ def test_what_the_annotations_say_is_fine():
     for value, hint in [
         (0, Natural), (2**32 - 1, Seed), (1e-9, Positive), (3, float),
         (None, int | None), ([], list[int]), ([1, 2, 3], tuple[int, ...]), ("x", Any),
-        (0.5, float | str),
+        (0.5, float | str), (np.int64(3), Count), (np.float32(0.5), Positive),
     ]:  # fmt: skip
         check_value(value, hint, "it")
 

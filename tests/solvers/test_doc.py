@@ -244,8 +244,9 @@ def test_the_line_search_sees_every_decrease_of_a_bright_photon_count():
         update=LineSearch(smallest_damping=1e-12, success_factor=0.1),
     )
     weight = jnp.asarray(1.0)
+    # How soon depends on rounding: within 12 to 20 iterations, by the compiler.
     solver = _solver(
-        num_steps=12, optimizer=optimizer, control_weight=weight, start_scale=0.0
+        num_steps=20, optimizer=optimizer, control_weight=weight, start_scale=0.0
     )
     solution = solve(KEY, problem, bed().prior(), solver)
     std = 2 * jnp.sqrt(peak * (truth + 1) / 2) / peak

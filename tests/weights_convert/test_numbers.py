@@ -149,9 +149,9 @@ def test_weights_that_a_cast_makes_infinite_are_named(convert):
 
 @pytest.mark.parametrize("extra", ["empty", "scalar"])
 def test_tens_of_thousands_of_other_tensors_are_told_quickly(extra, tmp_path, capsys):
-    """1.2 s each on one core; the limit is for slow machines."""
+    """0.8 s each on one core; the limit is for slow machines."""
     shape = (0,) if extra == "empty" else (1,)
-    arrays = _drawn() | {f"fc1.t{i}": np.zeros(shape, "f4") for i in range(15_000)}
+    arrays = _drawn() | {f"fc1.t{i}": np.zeros(shape, "f4") for i in range(10_000)}
     _save(tmp_path / "m.safetensors", arrays)
     (tmp_path / "config.json").write_text('{"image_size": 8, "padding": 1}')
     start = time.perf_counter()
@@ -159,7 +159,7 @@ def test_tens_of_thousands_of_other_tensors_are_told_quickly(extra, tmp_path, ca
     said = capsys.readouterr().err
     assert time.perf_counter() - start < 10
     assert "fc1.t0" in said and len(said) < 3000
-    assert ("15000 tensors of the file are empty" in said) == (extra == "empty")
+    assert ("10000 tensors of the file are empty" in said) == (extra == "empty")
 
 
 def test_tables_of_very_many_tensors_are_cut(tmp_path, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from weights_convert.families.settings import Settings, plain, shown
 from weights_convert.mapping import Rule, Shapes
 
 _MAX_STEPS = 100_000
+MOST = (1 << 31) - 1  # of whole numbers: no size is more
 PRIOR, LATENT_PRIOR = NetworkPrior.OF_IMAGES, NetworkPrior.OF_LATENTS
 CLASSIFIER, AUTOENCODER = "classifier", "autoencoder"
 
@@ -91,7 +92,7 @@ def flag(config: Config, name: str, *, default: bool = False) -> bool:
 
 
 def number(config: Config, name: str, default: float | None = None) -> float:
-    """Return a setting that is a number; null is as good as not given.
+    """Return a setting that is a finite number; null is as good as not given.
 
     Raises:
         ConfigError: it is none.
@@ -99,6 +100,8 @@ def number(config: Config, name: str, default: float | None = None) -> float:
     value = default if config.get(name) is None else config[name]
     if type(value) is bool or not isinstance(value, int | float) or math.isnan(value):
         raise unfit(name, value, "a number")
+    if abs(value) == math.inf:
+        raise unfit(name, value, "a finite number")
     return value
 
 
@@ -130,11 +133,11 @@ def whole(config: Config, name: str, default: int | None = None) -> int:
     """Return a setting that is a whole positive number; null is as not given.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none, or more than any size is.
     """
     value = default if config.get(name) is None else config[name]
-    if type(value) is not int or value < 1:
-        raise unfit(name, value, "a whole positive number")
+    if type(value) is not int or not 1 <= value <= MOST:
+        raise unfit(name, value, f"a whole positive number up to {MOST}")
     return value
 
 

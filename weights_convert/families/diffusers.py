@@ -151,13 +151,19 @@ def plan_u_net(shapes: Shapes, config: Config) -> Plan:
                 "shift": number(known, "freq_shift"),
                 "sines_first": not flag(known, "flip_sin_to_cos"),
             },
-            classes=known["num_class_embeds"] or 0,
+            classes=_classes(known),
         ),
         rules=rules(U_NET_LAYERS),
         shape=(rows, columns, image),
         kind=_kind(config.get("pipeline")),
         description=schedulers.prior(scheduler, learns_variance=out == 2 * image),
     )
+
+
+def _classes(known: Config) -> int:
+    """Return how many classes the U-Net has a table for, 0 if it has none."""
+    is_given = known["num_class_embeds"] not in (None, 0)
+    return whole(known, "num_class_embeds") if is_given else 0
 
 
 def _kind(pipeline: Any) -> str:

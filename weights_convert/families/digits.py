@@ -8,6 +8,7 @@ from typing import Any
 from diffctl.nets.architecture import Architecture
 from weights_convert.families.base import (
     CLASSIFIER,
+    MOST,
     Config,
     ConfigError,
     Family,
@@ -74,9 +75,9 @@ def plan(shapes: Shapes, config: Config) -> Plan:
     required(config, "image_size", "it is the height and width of the images")
     size = whole(config, "image_size")
     padding = required(config, "padding", "it is the convolutions' padding")
-    if type(padding) is not int or padding < 0:
+    if type(padding) is not int or not 0 <= padding <= MOST:
         raise ConfigError(
-            f"padding = {shown(padding)}; it must be a whole number, 0 or more."
+            f"padding = {shown(padding)}; it must be a whole number from 0 to {MOST}."
         )
     return Plan(
         architecture=Architecture.of(

@@ -224,10 +224,11 @@ def _variance_preserving(config: Config) -> dict[str, Any]:
         label_scale=number_of_steps(config, "M") - 1,
     )
     sigma = VP(beta_min=rule.beta_min, beta_max=rule.beta_max).sigma
-    supported = {
-        "sigma_min": float(sigma(number(config, "epsilon_t", 1e-5))),
-        "sigma_max": float(sigma(1.0)),
-    }
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        supported = {
+            "sigma_min": float(sigma(number(config, "epsilon_t", 1e-5))),
+            "sigma_max": float(sigma(1.0)),
+        }
     return continuous_prior(rule, *_within(supported, 0.002, 150.0))
 
 

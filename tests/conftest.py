@@ -1,24 +1,39 @@
 """What every test relies on: strict broadcasting, quick programs, double precision."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+# What one test has compiled, another file or process need not; the user's stays clean.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 # A silent broadcast of (n,) against (n, 1) has cost every numerical library a bug.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose XLA:CPU's former emitters in the quick lane: compiled in 0.6 of the time.
+    """Choose how programs are compiled, before any is, here and in what tests start."""
+    if "not slow" in config.option.markexpr:
+        _use_former_emitters()
+    if _CACHE not in os.environ:  # workers find that of the process that starts them
+        folder = tempfile.TemporaryDirectory(prefix="diffctl-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[_CACHE] = folder.name
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    for size, least in {"compile_time_secs": 0, "entry_size_bytes": -1}.items():
+        jax.config.update(f"jax_persistent_cache_min_{size}", least)
 
-    Before any program is compiled, and for the processes that tests start. Later
-    releases have no choice, and refuse the flag; they, and the slow lane, test what
-    users run by default.
+
+def _use_former_emitters() -> None:
+    """Compile in 0.6 of the time by XLA:CPU's former emitters.
+
+    Later releases have no choice, and refuse the flag; they, and the slow lane, test
+    what users run by default.
     """
-    is_quick = "not slow" in config.option.markexpr
-    if is_quick and jax.__version_info__ < (0, 11):
+    if jax.__version_info__ < (0, 11):
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 

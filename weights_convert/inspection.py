@@ -76,7 +76,7 @@ def examine(opened: Checkpoint, config: Config) -> Examined:
         check_finite(conversion, written_dtypes(conversion))
         lines += ["to convert it: no further settings are needed"]
     except ValueError as error:
-        lines += [f"to convert it: {str(error).splitlines()[0]}"]
+        lines += [f"to convert it: {error}"]
     return Examined(lines, list(explain(family, config)))
 
 

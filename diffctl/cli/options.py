@@ -10,6 +10,7 @@ from diffctl.host import Count, Natural, Positive, Range, Seed
 
 # The losses of all steps are kept.
 Steps = Annotated[int, Range(1, 10**8)]
+Width = Annotated[int, Range(1, 1 << 16)]
 Level = Annotated[float, Range(0)]
 
 
@@ -138,7 +139,7 @@ class TrainPrior(Training):
         dtype: What the network computes in: float32, or bfloat16 on accelerators.
     """
 
-    widths: tuple[Count, ...] = (64, 88)
+    widths: tuple[Width, ...] = (64, 88)
     blocks: tuple[Annotated[int, Range(0, 1000)], ...] = (1, 2)
     sigma_data: Positive = 1.0
     dtype: str = "float32"
@@ -159,7 +160,7 @@ class TrainClassifier(Training):
     held_out_labels: str = "y_test"
     num_steps: Steps = 3_000
     warmup: Natural = 100
-    width: Count = 16
+    width: Width = 16
     max_shift: Natural = 2
 
 

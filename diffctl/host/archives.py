@@ -38,6 +38,7 @@ def read_arrays(
         held = {
             member.filename.removesuffix(_SUFFIX): member
             for member in archive.infolist()
+            if member.filename.endswith(_SUFFIX)
         }
         wanted = list(held if names is None else names)
         missing = [name for name in wanted if name not in held]
@@ -53,6 +54,8 @@ def _blaming(path: Path) -> Iterator[None]:
     """Say of every error in reading an archive which file is no good."""
     try:
         yield
+    except _TooDense as error:
+        raise ValueError(f"{path} {error}.") from error
     except _Unreadable as error:
         raise ValueError(f"{path} is no .npz of plain arrays: {error}.") from error
     except Exception as error:  # zipfile and numpy raise what their parsers raise
@@ -64,6 +67,10 @@ def _blaming(path: Path) -> Iterator[None]:
 
 class _Unreadable(Exception):
     """What is wrong with an archive, in words."""
+
+
+class _TooDense(Exception):
+    """How much larger than the archive its arrays would be, in words."""
 
 
 @contextlib.contextmanager
@@ -83,10 +90,10 @@ def _check_sizes(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
     claimed = sum(member.file_size for member in members)
     most = max(_FREE_BYTES, _MOST_COMPRESSION * path.stat().st_size)
     if claimed > most:
-        raise _Unreadable(
-            f"its arrays would take {claimed} bytes, and at most {most} are made of "
-            f"{path.stat().st_size}; if you trust it, save it again by `numpy.savez`, "
-            "which does not compress"
+        raise _TooDense(
+            f"is compressed more than {_MOST_COMPRESSION}-fold: its arrays would take "
+            f"{claimed} bytes, and at most {most} are made of {path.stat().st_size}; "
+            "if you trust it, save it again by `numpy.savez`, which does not compress"
         )
 
 

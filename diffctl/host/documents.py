@@ -1,7 +1,7 @@
 """JSON as everybody writes and reads it: numbers that are not finite are null.
 
 What is read may come from anywhere. Nothing is made of a document that would take much
-more memory than its text: a value takes 200 bytes at most.
+more memory than its text.
 """
 
 import json
@@ -12,8 +12,11 @@ from typing import Any
 
 MOST_BYTES = 1 << 26
 MOST_LEVELS = 64  # of lists and tables in one another
-_FREE_VALUES = 100_000  # in a text of any length, and one more for every ...
-_BYTES_PER_VALUE = 20
+_FREE_VALUES = 100_000  # in a text of any length
+# Bytes that Python needs at most for what follows a mark: a number or a short string
+# in a list, a name, a list or a table.
+_COSTS = {b",": 64, b":": 100, b"[": 200, b"{": 200}
+_MOST_COST = 10  # times the text
 _MOST_DIGITS = 400  # beyond all floats; Python would refuse from 4300 on
 
 
@@ -67,12 +70,12 @@ def parse_json(text: bytes, whose: str, *, free_values: int = _FREE_VALUES) -> A
     """
     if not text.strip():
         raise ValueError(f"{whose} is not valid JSON: it is empty.")
-    # Every value but the first follows one of these, which strings may hold as well.
-    values = sum(map(text.count, (b",", b"[", b"{")))
-    if values > max(free_values, len(text) // _BYTES_PER_VALUE):
+    # Strings may hold these marks as well: then it is less.
+    needed = sum(cost * text.count(mark) for mark, cost in _COSTS.items())
+    if needed > max(free_values * _COSTS[b"["], _MOST_COST * len(text)):
         raise ValueError(
-            f"{whose} has some {values} values in {len(text)} bytes of JSON, far more "
-            "than anything that is written here; do not trust it."
+            f"{whose} would take some {needed >> 20} MiB of memory, far more than its "
+            f"{len(text)} bytes of JSON explain; do not trust it."
         )
     try:
         found = json.loads(text, parse_constant=lambda _: None, parse_int=_whole_number)

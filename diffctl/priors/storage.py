@@ -18,6 +18,7 @@ from diffctl.host import (
     Count,
     check_settings,
     new_folder,
+    parse_json,
     read_json,
     show,
     to_json,
@@ -58,7 +59,8 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write `model.json`; of the notes, numbers that are not finite become null.
 
     Raises:
-        ValueError: a setting is not finite, which JSON has no number for.
+        ValueError: a setting is not finite, which JSON has no number for, or the notes
+            are more than `read_description` would read.
     """
     settings = {name: v for name, v in description.items() if name != "notes"}
     try:
@@ -68,7 +70,15 @@ def write_description(folder: Path, description: dict[str, Any]) -> None:
             f"a setting of the model is not finite, which {DESCRIPTION} cannot hold: "
             f"{settings}."
         ) from error
-    (folder / DESCRIPTION).write_text(to_json({"format": FORMAT} | description))
+    text = to_json({"format": FORMAT} | description)
+    try:
+        parse_json(text.encode(), DESCRIPTION)
+    except ValueError as error:
+        raise ValueError(
+            f"the notes of the model are too long or too deep: {error} Keep them in a "
+            "file of their own."
+        ) from error
+    (folder / DESCRIPTION).write_text(text)
 
 
 def write_model(

@@ -183,7 +183,7 @@ def test_a_prior_is_trained_and_restored(data_file, tmp_path, capsys):
         (["--seed", "1180591620717411303424"], "--seed is 1180591620717411303424"),
         (["--seed", "-1"], "--seed is -1; expected a whole number from 0"),
         (["--num-steps", "1000000000000"], "--num-steps is 1000000000000; expected"),
-        (["--width", "0"], "--width is 0; expected a whole number >= 1"),
+        (["--width", "0"], "--width is 0; expected a whole number from 1"),
         (["--max-shift", "-1"], "--max-shift is -1"),
     ],
 )
@@ -197,7 +197,8 @@ def test_bad_settings_are_refused(classifier, tmp_path, capsys, options, message
     ("options", "message"),
     [
         (["--widths", "8", "8", "8"], "expected multiples of 8"),  # of 12 x 12 pixels
-        (["--widths", "0"], "--widths[0] is 0; expected a whole number >= 1"),
+        (["--widths", "0"], "--widths[0] is 0; expected a whole number from 1"),
+        (["--widths", str(10**9), "8"], "expected a whole number from 1 to 65536"),
         (["--widths", "9"], "9 channels cannot be split into 8 groups"),
         (["--blocks", "1000000"], "--blocks[0] is 1000000; expected a whole number"),
         (["--sigma-data", "inf"], "--sigma-data is inf; expected a finite number > 0"),

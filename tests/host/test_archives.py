@@ -101,6 +101,14 @@ def test_encrypted_and_unknown_ways_to_pack_are_refused(tmp_path):
         read_arrays(path)
 
 
+def test_other_members_are_not_arrays(tmp_path):
+    path = tmp_path / "with_text.npz"
+    np.savez(path, x=np.arange(3))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("README.txt", "what this is")
+    assert list(read_arrays(path)) == ["x"]
+
+
 def test_a_small_file_does_not_fill_the_memory(tmp_path):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, x=np.zeros(35 << 20, np.uint8))  # to a thousandth of it
@@ -134,10 +142,10 @@ def test_every_cut_and_every_flipped_byte_is_read_or_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"[" * 100_000, "values in 100000 bytes|levels"),
+        (b"[" * 100_000, "levels"),
         (b'{"a":' * 70 + b"1" + b"}" * 70, "more than 64 levels"),
         (b"[" * 900 + b"]" * 900, "more than 64 levels"),
-        (b"[" + b"{}," * 200_000 + b"{}]", "some 400002 values in 600004 bytes"),
+        (b"[" + b"{}," * 200_000 + b"{}]", "some 50 MiB of memory"),
         (b"\xff\xfe\x00", "is no text"),
         (b"1" * 5000, "a whole number has 5000 digits"),
         (b'{"a": 1', "not valid JSON"),

@@ -9,6 +9,7 @@ from tests.tolerances import EXACT32
 from tests.weights_convert.fixture_networks import FOLDERS, ids
 from weights_convert.families.base import ConfigError
 from weights_convert.families.diffusers import schedule, timesteps
+from weights_convert.families.schedulers import prior
 
 WITH_SCHEDULER = [f for f in FOLDERS if (f / "scheduler_arrays.npz").is_file()]
 _PLACES = ("scheduler_config.json", "scheduler/scheduler_config.json")
@@ -40,6 +41,12 @@ def test_the_schedule_is_that_of_the_library(folder):
 def test_schedules_that_cannot_be_converted(config, message):
     with pytest.raises(ConfigError, match=message):
         schedule(config)
+
+
+def test_a_schedule_that_ends_without_signal_is_refused():
+    scheduler = {"_class_name": "DDPMScheduler", "beta_end": 0.999}
+    with pytest.raises(ConfigError, match="ends without any signal"):
+        prior(scheduler, learns_variance=False)
 
 
 def test_explicit_betas_come_first():

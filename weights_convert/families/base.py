@@ -261,11 +261,18 @@ def discrete_prior(
         ConfigError: the schedule is none.
     """
     try:
-        levels = rule.levels()
+        with np.errstate(over="ignore"):  # infinite levels are refused below
+            levels = rule.levels()
     except ValueError as error:
         raise ConfigError(
             f"the noise schedule of the configuration cannot be used: {error}"
         ) from error
+    if not levels[-1] < math.inf:
+        raise ConfigError(
+            "the noise schedule of the configuration ends without any signal: its last "
+            "noise level is infinite, from which nothing can be denoised. Networks "
+            "trained so (zero terminal SNR) cannot be converted."
+        )
     return {
         "preconditioning": to_json(rule),
         "variance": "learned" if learned_variance else "fixed",

@@ -32,11 +32,11 @@ _VARIANTS = (None, "fp32", "float32", "fp16", "float16", "bf16", "bfloat16")
 class Rank(IntEnum):
     """What a file is among others; the first comes first."""
 
-    NAMED_AVERAGES = 0
-    SAME_NETWORK = 1  # averages by the contents of the file
-    PLAIN = 2
-    VARIANT = 3  # of a meaning that is not known
-    ASIDE = 4
+    NAMED_AVERAGES = 1
+    SAME_NETWORK = 2  # averages by the contents of the file
+    PLAIN = 3
+    VARIANT = 4  # of a meaning that is not known
+    ASIDE = 5
 
 
 class Place(NamedTuple):
@@ -66,8 +66,13 @@ def is_onnx(path: Path) -> bool:
 
 
 def is_usual(path: Path) -> bool:
-    """Return whether a file is called as libraries call weights, in any variant."""
-    return _match(path)["base"] in _BASES
+    """Return whether a file is called as libraries call weights, in any variant.
+
+    Variants that say averaged are usual if they say nothing else.
+    """
+    base = _match(path)["base"]
+    is_foreign = says_averaged(_label(path)) and _stem(path) != tuple(words(base))
+    return base in _BASES and not is_foreign
 
 
 def places(files: Iterable[Path]) -> dict[Path, Place]:
@@ -161,12 +166,10 @@ def _place(path: Path, usual: list[Path]) -> Place:
 
 
 def _rank(path: Path, usual: list[Path], variant: str | None) -> Rank:
+    if path not in usual:
+        return averages_of(path, usual) or Rank.ASIDE
     if says_averaged(_label(path)):
-        is_alone = is_usual(path) and _stem(path) == tuple(words(_match(path)["base"]))
-        named = Rank.NAMED_AVERAGES if is_alone else averages_of(path, usual)
-        return Rank.ASIDE if named is None else named
-    if not is_usual(path):
-        return Rank.ASIDE
+        return Rank.NAMED_AVERAGES
     return Rank.PLAIN if variant in _VARIANTS else Rank.VARIANT
 
 

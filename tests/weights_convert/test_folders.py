@@ -110,6 +110,11 @@ CASES = {
         ["model.v1.pt"],
     ),
     "averages at the top": ([f"unet/{PLAIN}", "ema.pt"], f"unet/{PLAIN}", ["ema.pt"]),
+    "statistics at the top": (
+        ["model.fid_ema_stats.pt", f"unet/{PLAIN}"],
+        f"unet/{PLAIN}",
+        ["model.fid_ema_stats.pt"],
+    ),
     "ONNX": (["model.onnx"], "model.onnx", []),
     "ONNX of a pipeline": (
         ["unet/model.onnx", "text_encoder/model.onnx"],

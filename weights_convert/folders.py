@@ -1,8 +1,9 @@
 """Which weight file of a folder is meant: variants, averages, parts, checkpoints.
 
 Of a pipeline the parts are tried in order, averages first; of the files of a part,
-averages come first, then plain weights, then those of fewer digits. Whatever is taken
-is told, with what else is there; several files that no rule tells apart are refused.
+averages come first, then plain weights, then those of fewer digits; ONNX comes last.
+Whatever is taken is told, with what else is there; several files that no rule tells
+apart are refused.
 """
 
 import re
@@ -10,24 +11,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weights_convert.families.base import ConfigError
-from weights_convert.readers.average_names import says_averaged
+from weights_convert.ranking import (
+    averages_of,
+    is_onnx,
+    is_piece,
+    is_usual,
+    is_weights,
+    places,
+    rivals,
+    shapes,
+)
+from weights_convert.readers.average_names import says_averaged, words_on_averages
 from weights_convert.readers.foreign import folder_reason
 
 _PARTS = ("", "unet_ema", "unet", "vae")  # of a pipeline folder
 _AVERAGES_OF = {"unet": "unet_ema"}
-_BASES = ("diffusion_pytorch_model", "model", "pytorch_model")
-_FORMATS = ("safetensors", "bin", "pt", "pth", "ckpt", "pkl")
-# An index may have the variant in either place; diffusers writes the second form.
-_FILE = re.compile(
-    rf"(?P<base>[^.]+)(\.(?P<variant>.+?))?\.(?P<format>{'|'.join(_FORMATS)})"
-    r"(?P<index>\.index(\.(?P<tag>[^.]+))?\.json)?"
-)
-_PIECE = re.compile(r".*-\d+-of-\d+\.[^.]+")
+_ADDITIONS = r"pytorch_lora_weights|adapter_model"
 _NO_WEIGHTS = re.compile(
     r"(optimi[sz]er|opt|scheduler|random_states|rng_state|scaler|training_args|"
-    r"custom_checkpoint|pytorch_lora_weights|adapter_model)([_.\-\d].*)?"
+    rf"custom_checkpoint|{_ADDITIONS})([_.\-\d].*)?"
 )
-_VARIANTS = (None, "fp32", "float32", "fp16", "float16", "bf16", "bfloat16")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _MAX_LISTED = 8
 
@@ -46,7 +49,13 @@ def weight_file(source: Path) -> tuple[Path, tuple[str, ...]]:
     if source.is_file():
         return source, tuple(_averages_beside(source.parent))
     known = [file for folder in _folders(source) for file in _ranked(folder)]
-    found = known or _of_other_names(source)
+    found = sorted(known, key=is_onnx)
+    if not found or (is_onnx(found[0]) and _has_others(source)):
+        found = _of_other_names(source)
+    elif len(equal := rivals(places(_weights(found[0].parent)))) > 1:
+        raise ConfigError(_several(source, equal))
+    else:
+        found += _asides(source)
     if not found:
         raise FileNotFoundError(_nothing(source))
     beside = _averages_beside(source)
@@ -72,16 +81,25 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _ranked(folder: Path) -> list[Path]:
-    """Return the weight files of a folder by the usual names, the one meant first.
+    """Return the weight files of a folder with usual names, the one meant first."""
+    files = _weights(folder)
+    return list(places(files)) if any(map(is_usual, files)) else []
 
-    Averages beside them may have any name.
-    """
-    files = {path: _FILE.fullmatch(path.name) for path in _weights(folder)}
-    found = {path: match for path, match in files.items() if match is not None}
-    if not any(match["base"] in _BASES for match in found.values()):
-        return []
-    keys = {path: key for path, match in found.items() if (key := _key(match))}
-    return sorted(keys, key=lambda path: (keys[path], path.name))
+
+def _asides(source: Path) -> list[Path]:
+    """Return what may be averages, in those folders where no name is usual."""
+    return [
+        path
+        for folder in _folders(source)
+        if not _ranked(folder)
+        for path in _weights(folder)
+        if words_on_averages(path.name)
+    ]
+
+
+def _has_others(source: Path) -> bool:
+    """Return whether a folder has weights that are neither ONNX nor averages."""
+    return any(not is_onnx(p) and not says_averaged(p.name) for p in _weights(source))
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -90,42 +108,36 @@ def _weights(folder: Path) -> list[Path]:
         path
         for path in _entries(folder)
         if path.is_file()
-        and _FILE.fullmatch(path.name)
-        and not _PIECE.fullmatch(path.name)
+        and is_weights(path.name)
         and not _NO_WEIGHTS.fullmatch(path.name)
     ]
-
-
-def _key(found: re.Match[str]) -> tuple[int, int, int] | None:
-    """Return the place of a file among others, or None for an unusual name."""
-    base, variant = found["base"], found["variant"] or found["tag"]
-    averaged = says_averaged(f"{base}.{variant or ''}")
-    if base not in _BASES and not averaged:
-        return None
-    is_known = variant in _VARIANTS
-    place = _VARIANTS.index(variant) if is_known else len(_VARIANTS)
-    order = 2 * _FORMATS.index(found["format"]) + bool(found["index"])
-    whose = _BASES.index(base) if base in _BASES else len(_BASES)
-    return (-1 if averaged else place, whose, order)
 
 
 def _of_other_names(source: Path) -> list[Path]:
     """Return the weight files of a folder in which none has a usual name.
 
+    The averages of another file come first, otherwise the only one that can be read.
+
     Raises:
         ConfigError: there are several.
     """
     is_ours = (source / "model.json").is_file()
-    files = [] if is_ours else _weights(source)
-    averages = [path for path in files if says_averaged(path.name)]
-    if len(averages) == 1:
-        return sorted(files, key=lambda path: path not in averages)
-    if len(files) > 1:
-        raise ConfigError(
-            f"{source} has several weight files, and nothing says which is meant: "
-            f"{_names(source, files)}. Give the file itself."
-        )
-    return files
+    files = [] if is_ours else sorted(_weights(source), key=is_onnx)
+    torch = [path for path in files if is_onnx(path) == is_onnx(files[0])]
+    if len(torch) < 2:
+        return files
+    first = [path for path in torch if averages_of(path, torch) is not None]
+    first = first or [path for path in torch if shapes(path)]
+    if len(first) != 1:
+        raise ConfigError(_several(source, torch))
+    return sorted(files, key=lambda path: path not in first)
+
+
+def _several(source: Path, files: list[Path]) -> str:
+    return (
+        f"{source} has several weight files, and nothing says which is meant: "
+        f"{_names(source, files)}. Give the file itself."
+    )
 
 
 def _note(source: Path, found: list[Path]) -> str:
@@ -152,7 +164,15 @@ def _nothing(source: Path) -> str:
     """Say that a path leads to no weights, and what it leads to where that is known."""
     if reason := folder_reason(source):
         return f"{source} {reason}."
-    pieces = [p.name for p in _entries(source) if _PIECE.fullmatch(p.name)]
+    entries = (entry for folder in _folders(source) for entry in _entries(folder))
+    added = [p for p in entries if re.fullmatch(rf"({_ADDITIONS})\..*", p.name)]
+    if added:
+        return (
+            f"{source} has {_names(source, added)} only: LoRA weights are additions to "
+            "a network, and no network; fuse them into the network in the library that "
+            "trained them (fuse_lora or merge_and_unload), and give what it saves."
+        )
+    pieces = [p.name for p in _entries(source) if is_piece(p.name)]
     if pieces:
         return (
             f"{source} has pieces of weights such as {pieces[0]}, but no *.index.json "
@@ -165,7 +185,7 @@ def _nothing(source: Path) -> str:
             "folder that is meant, or the weight file itself."
         )
     return (
-        f"{source} is no file, and no folder with weights such as {_BASES[0]}."
-        "safetensors at its top, in unet/, in vae/ or in checkpoint-*/. Give the "
-        "weight file itself."
+        f"{source} is no file, and no folder with weights such as "
+        "diffusion_pytorch_model.safetensors at its top, in unet/, in vae/ or in "
+        "checkpoint-*/. Give the weight file itself."
     )

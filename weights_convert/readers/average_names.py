@@ -23,8 +23,18 @@ Tensors = Mapping[str, LazyTensor]
 
 def says_averaged(key: str) -> bool:
     """Return whether a key calls what it holds averaged, in whatever case."""
-    words = {word.lower().rstrip("0123456789") for word in _WORDS.findall(key)}
-    return bool(words & _AVERAGED) and not words & _DENIED
+    found = {_letters(word) for word in words(key)}
+    return bool(found & _AVERAGED) and not found & _DENIED
+
+
+def words(key: str) -> list[str]:
+    """Return the words and numbers of a key in lower case."""
+    return [word.lower() for word in _WORDS.findall(key)]
+
+
+def words_on_averages(key: str) -> list[str]:
+    """Return the words of a key that call something averaged, or deny it."""
+    return [word for word in words(key) if _letters(word) in _AVERAGED | _DENIED]
 
 
 def averaged_groups(names: Iterable[str]) -> list[str]:
@@ -68,6 +78,10 @@ def dotted(tensors: Tensors, group: str) -> dict[str, LazyTensor]:
         if len(names) == len(inner) and all(same):
             return inner | {names[n]: t.named(names[n]) for n, t in averages.items()}
     return {}
+
+
+def _letters(word: str) -> str:
+    return word.rstrip("0123456789")
 
 
 def _averaged_prefix(parent: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.readers.average_names import (
+    LEAST_TENSORS,
     averaged_groups,
     dotted,
     says_averaged,
@@ -20,7 +21,6 @@ from weights_convert.readers.checkpoint import NON_EMA, Checkpoint, Container, l
 from weights_convert.readers.containers import USUAL
 
 _MAX_DEPTH = 6
-_LEAST_TENSORS = 8  # of the smallest network that a family has
 _DECODERS = ("autoencoder-kl", "latent-diffusion")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -77,8 +77,7 @@ def _networks(container: Container) -> Iterator[Network]:
     for prefix, family, inner in _recognised(shapes):
         averaged = container.averaged or any(map(says_averaged, prefix.split(".")))
         yield Network(prefix, family, inner, averaged)
-    for group in averaged_groups(shapes):
-        found = dotted(container.tensors, group)
+    for group, found in dotted(container.tensors).items():
         named = {name: tensor.shape for name, tensor in found.items()}
         for prefix, family, inner in _recognised(named):
             yield Network(f"{group}{prefix}", family, inner, averaged=True)
@@ -99,7 +98,7 @@ def _recognised(shapes: Shapes) -> Iterator[tuple[str, Family, Shapes]]:
             pending += [
                 (f"{prefix}{part}.", group)
                 for part, group in _grouped(inner).items()
-                if len(group) >= _LEAST_TENSORS
+                if len(group) >= LEAST_TENSORS
                 and (family is None or says_averaged(part))
             ]
 

@@ -12,7 +12,8 @@ from tests.weights_convert.readers.pickles import ordered
 from tests.weights_convert.test_diffusers import CONFIG, _names
 from weights_convert.cli import main
 from weights_convert.families.base import ConfigError
-from weights_convert.readers import open_checkpoint
+from weights_convert.readers import CheckpointError, open_checkpoint
+from weights_convert.readers.average_names import dotted, without_averages
 from weights_convert.wrappers import find_network
 
 NAMES = list(_names())
@@ -258,6 +259,43 @@ def test_names_that_lose_their_dots_in_two_ways_are_not_guessed(tmp_path):
     found, notes = find_network(open_checkpoint(tmp_path / "file"), {})
     assert found.container == ".:model."
     assert "left out: " in notes[-1] and "model_ema" in notes[-1]
+
+
+class _Passes(dict):
+    """A dictionary that counts how often all of it is looked at."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+    def items(self):
+        self.passes += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("letters", ["p", "abcdefgh"])
+def test_many_groups_of_averages_take_no_more_passes_than_few(letters, tmp_path):
+    names = [f"m{i}.ema.{letter}" for i in range(500) for letter in letters]
+    save_file(dict.fromkeys(names, np.zeros(1)), tmp_path / "file")
+    tensors = open_checkpoint(tmp_path / "file").tensors
+    for some in (names[: 10 * len(letters)], names):
+        counted = _Passes({name: tensors[name] for name in some})
+        dotted(counted)
+        assert without_averages(counted) == {} and counted.passes < 8
+
+
+def test_many_modules_that_fit_no_averages_are_refused_in_time(tmp_path):
+    """Each group has names of every module, and shapes of its own."""
+    some = range(400)
+    tensors = {f"m{i}.{c}": np.zeros(1, np.int8) for i in some for c in "abcdefgh"}
+    tensors |= {
+        f"m{i}.ema.{c}": np.zeros(i + 2, np.int8) for i in some for c in "abcdefgh"
+    }
+    save_file(tensors, tmp_path / "file")
+    with pytest.raises(CheckpointError, match="more operations to read"):
+        find_network(open_checkpoint(tmp_path / "file"), {})
 
 
 def test_a_conversion_says_and_records_what_was_taken(tmp_path, capsys):

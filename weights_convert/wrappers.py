@@ -19,6 +19,7 @@ from weights_convert.readers.average_names import (
 )
 from weights_convert.readers.checkpoint import NON_EMA, Checkpoint, Container, listing
 from weights_convert.readers.containers import USUAL
+from weights_convert.readers.tensors import LazyTensor
 
 _MAX_DEPTH = 6
 _DECODERS = ("autoencoder-kl", "latent-diffusion")
@@ -66,9 +67,10 @@ def find_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Found:
     return Found(selected, tuple(_notes(checkpoint, selected, labels)))
 
 
-def whole(checkpoint: Checkpoint) -> Container:
-    """Return the state dict that the selected part belongs to."""
-    return checkpoint.choices[_place(checkpoint)[0]]
+def around(checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], str]:
+    """Return all tensors beside the selected part, and the prefix of the part."""
+    base, prefix = _place(checkpoint)
+    return checkpoint.choices[base].tensors, "" if prefix == NON_EMA else prefix
 
 
 def _networks(container: Container) -> Iterator[Network]:
@@ -165,7 +167,7 @@ def _check_decoder(
     base, prefix = _place(selected)
     if not prefix or (chosen is not None and chosen.family.name in _DECODERS):
         return
-    beside = whole(selected)
+    beside = selected.choices[base]
     stage = prefix.startswith("model.diffusion_model") and any(
         name.startswith("first_stage_model.") for name in beside.tensors
     )

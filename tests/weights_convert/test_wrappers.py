@@ -314,10 +314,10 @@ def test_a_conversion_says_and_records_what_was_taken(tmp_path, capsys):
     assert line in capsys.readouterr().out
 
 
-def _schedule_file(tmp_path, betas):
+def _schedule_file(tmp_path, betas, name="betas"):
     shapes = _names()
     tensors = {f"denoise_fn.{n}": np.ones(s, np.float32) for n, s in shapes.items()}
-    save_file(tensors | {"betas": betas}, tmp_path / "file.safetensors")
+    save_file(tensors | {name: betas}, tmp_path / "file.safetensors")
     settings = CONFIG | {"scheduler": {"num_train_timesteps": 100}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     return str(tmp_path / "file.safetensors")
@@ -331,7 +331,9 @@ def _schedule_file(tmp_path, betas):
         (np.linspace(1e-4, 3e-2, 100), "100 from 0.0001 to 0.03"),
         (np.linspace(1e-4, 2e-2, 50), "50 from 0.0001 to 0.02"),
         (np.full(100, np.nan), "100 from nan to nan"),
-        (np.zeros(0), "none"),
+        (np.linspace(0.9, 0.99, 11), "11 from 0.9 to 0.99"),
+        (np.array([0.9, 0.999]), None),  # of an optimiser
+        (np.zeros(0), None),
     ],
 )
 def test_the_schedule_of_the_file_is_compared(betas, found, tmp_path, capsys):
@@ -341,6 +343,19 @@ def test_the_schedule_of_the_file_is_compared(betas, found, tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert not found or f"the file's own betas are {found}; the settings make" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    [("betas", True), ("superres.betas", False), ("denoise_fn2.betas", False)],
+)
+def test_the_schedule_of_another_network_is_not_compared(
+    name, compared, tmp_path, capsys
+):
+    file = _schedule_file(tmp_path, np.linspace(1e-3, 0.5, 100), name)
+    command = [file, "--container", ".:denoise_fn.", "--dry-run"]
+    assert main(command) == (2 if compared else 0)
+    assert ("file's own betas" in capsys.readouterr().err) == compared
 
 
 def test_nameless_averages_of_a_callback_are_named_by_the_model_of_the_file(tmp_path):

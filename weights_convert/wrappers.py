@@ -19,7 +19,7 @@ from weights_convert.readers.average_names import (
 )
 from weights_convert.readers.checkpoint import NON_EMA, Checkpoint, Container, listing
 from weights_convert.readers.containers import USUAL
-from weights_convert.readers.tensors import LazyTensor
+from weights_convert.readers.tensors import LazyTensor, show
 
 _MAX_DEPTH = 6
 _DECODERS = ("autoencoder-kl", "latent-diffusion")
@@ -213,6 +213,9 @@ def _notes(
     wrapper = f"{container.wrapper}{'' if prefix == NON_EMA else prefix}"
     if wrapper:
         yield f"prefix taken off the names of the tensors: {wrapper}"
+    for name, other in checkpoint.choices.items():
+        if other.problem:
+            yield f"not taken: {show(name)}, which {other.problem}"
     taken = {id(tensor.storage) for tensor in container.tensors.values()}
     left = [n for n, t in checkpoint.tensors.items() if id(t.storage) not in taken]
     if left and selected is not checkpoint:
@@ -238,5 +241,6 @@ def _of_similar_size(checkpoint: Checkpoint, selected: Checkpoint) -> list[str]:
         name
         for name, container in checkpoint.choices.items()
         if name not in (base, checkpoint.container)
+        and not container.problem
         and container.num_parameters >= least
     ]

@@ -373,6 +373,16 @@ def test_nameless_averages_of_a_callback_are_named_by_the_model_of_the_file(tmp_
     assert again.container == found.container
 
 
+def test_averages_that_no_model_fits_are_told(tmp_path):
+    lists = {"ema": [np.ones(3)] * 9, "ema_losses": [np.array(0.5)]}
+    data = zip_file({"model": ordered(network(PLAIN, "net.")), **lists})
+    (tmp_path / "file").write_bytes(data)
+    found, notes = find_network(open_checkpoint(tmp_path / "file"), {})
+    assert found.container == "model:net."
+    lines = [note for note in notes if note.startswith("not taken: ")]
+    assert len(lines) == 1 and lines[0].startswith("not taken: 'ema', which holds")
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [

@@ -46,17 +46,19 @@ class Found(NamedTuple):
 def find_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Found:
     """Select the network in the selected state dict of a checkpoint.
 
-    A state dict in which no family knows anything stays as it is.
+    A file in which no family knows anything stays as it is.
 
     Args:
         checkpoint: with a state dict selected.
         config: the settings; a U-Net beside an autoencoder needs its `pipeline`.
 
     Raises:
-        ConfigError: there are several networks and nothing says which is meant, or the
-            one meant is a prior of latents.
+        ConfigError: there are several networks and nothing says which is meant, the one
+            meant is a prior of latents, or only other state dicts hold any.
     """
     networks = list(_networks(checkpoint.choices[checkpoint.container]))
+    if not networks:
+        _check_elsewhere(checkpoint)
     chosen = _chosen(checkpoint, networks) if networks else None
     selected = checkpoint
     if chosen is not None and chosen.prefix:
@@ -83,6 +85,25 @@ def _networks(container: Container) -> Iterator[Network]:
         named = {name: tensor.shape for name, tensor in found.items()}
         for prefix, family, inner in _recognised(named):
             yield Network(f"{group}{prefix}", family, inner, averaged=True)
+
+
+def _check_elsewhere(checkpoint: Checkpoint) -> None:
+    """Check that networks are not in other state dicts than the selected one.
+
+    Raises:
+        ConfigError: some are.
+    """
+    fitting = [
+        name
+        for name, container in checkpoint.choices.items()
+        if not container.problem and any(_networks(container))
+    ]
+    if fitting:
+        raise ConfigError(
+            f"{checkpoint.container} of {checkpoint.path.name} holds no network of a "
+            "known family, and other state dicts of the file do; choose one with "
+            f"--container: {', '.join(map(show, fitting))}."
+        )
 
 
 def _recognised(shapes: Shapes) -> Iterator[tuple[str, Family, Shapes]]:

@@ -383,6 +383,22 @@ def test_averages_that_no_model_fits_are_told(tmp_path):
     assert len(lines) == 1 and lines[0].startswith("not taken: 'ema', which holds")
 
 
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_network_beside_a_larger_stranger_is_named(prefix, tmp_path):
+    stranger = {f"convs.{i}.weight": np.ones(900) for i in range(9)}
+    model = network(PLAIN, prefix)
+    data = zip_file({"model": ordered(model), "discriminator": ordered(stranger)})
+    (tmp_path / "file").write_bytes(data)
+    opened = open_checkpoint(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"discriminator of .*--container: 'model'"):
+        find_network(opened, {})
+    found, _ = find_network(opened.select("model"), {})
+    assert set(found.tensors) == set(NAMES)
+    (tmp_path / "file").write_bytes(zip_file({"a": stranger, "b": stranger}))
+    opened = open_checkpoint(tmp_path / "file")
+    assert find_network(opened, {}).checkpoint is opened
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [

@@ -38,7 +38,7 @@ from weights_convert.parity import load_reference, uncompared
 from weights_convert.readers import open_checkpoint
 from weights_convert.values import check_finite, notes_on_types
 from weights_convert.verify import read_converted, verify
-from weights_convert.wrappers import find_network, whole
+from weights_convert.wrappers import around, find_network
 
 _CONFIG_HELP = f"a JSON file, or one of: {', '.join(CONFIGS)}"
 _FAMILY_HELP = f"one of: {', '.join(FAMILIES)}; recognised if not given"
@@ -101,7 +101,7 @@ class Convert:
         with naming(found.file):
             checkpoint, notes = find_network(opened, config)
             conversion = prepare(checkpoint.tensors, config, family)
-            check_schedule(conversion, whole(checkpoint).tensors)
+            check_schedule(conversion, *around(checkpoint))
         kept = notes_on_types(conversion) if self.dtype == "stored" else ()
         return conversion._replace(notes=(*found.notes, *notes, *kept)), found.file
 

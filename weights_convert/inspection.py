@@ -18,7 +18,7 @@ from weights_convert.output import written_dtypes
 from weights_convert.readers import Checkpoint
 from weights_convert.readers.documents import is_shallow
 from weights_convert.values import check_finite
-from weights_convert.wrappers import find_network, whole
+from weights_convert.wrappers import around, find_network
 
 
 class SettingUse(NamedTuple):
@@ -72,7 +72,7 @@ def examine(opened: Checkpoint, config: Config) -> Examined:
     lines = [*notes, f"family: {family.name}, {family.title}"]
     try:
         conversion = prepare(checkpoint.tensors, config, family.name)
-        check_schedule(conversion, whole(checkpoint).tensors)
+        check_schedule(conversion, *around(checkpoint))
         check_finite(conversion, written_dtypes(conversion))
         lines += ["to convert it: no further settings are needed"]
     except ValueError as error:

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 from weights_convert.families import FAMILIES
 from weights_convert.families.base import ConfigError, Family
 from weights_convert.readers.average_names import (
+    LEAST_TENSORS,
     averaged_groups,
     dotted,
     says_averaged,
 )
 from weights_convert.readers.checkpoint import NON_EMA, Checkpoint, Container, listing
 from weights_convert.readers.containers import USUAL
+from weights_convert.readers.tensors import LazyTensor, show
 
 _MAX_DEPTH = 6
-_LEAST_TENSORS = 8  # of the smallest network that a family has
 _DECODERS = ("autoencoder-kl", "latent-diffusion")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,17 +46,19 @@ class Found(NamedTuple):
 def find_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Found:
     """Select the network in the selected state dict of a checkpoint.
 
-    A state dict in which no family knows anything stays as it is.
+    A file in which no family knows anything stays as it is.
 
     Args:
         checkpoint: with a state dict selected.
         config: the settings; a U-Net beside an autoencoder needs its `pipeline`.
 
     Raises:
-        ConfigError: there are several networks and nothing says which is meant, or the
-            one meant is a prior of latents.
+        ConfigError: there are several networks and nothing says which is meant, the one
+            meant is a prior of latents, or only other state dicts hold any.
     """
     networks = list(_networks(checkpoint.choices[checkpoint.container]))
+    if not networks:
+        _check_elsewhere(checkpoint)
     chosen = _chosen(checkpoint, networks) if networks else None
     selected = checkpoint
     if chosen is not None and chosen.prefix:
@@ -66,9 +69,10 @@ def find_network(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Found:
     return Found(selected, tuple(_notes(checkpoint, selected, labels)))
 
 
-def whole(checkpoint: Checkpoint) -> Container:
-    """Return the state dict that the selected part belongs to."""
-    return checkpoint.choices[_place(checkpoint)[0]]
+def around(checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], str]:
+    """Return all tensors beside the selected part, and the prefix of the part."""
+    base, prefix = _place(checkpoint)
+    return checkpoint.choices[base].tensors, "" if prefix == NON_EMA else prefix
 
 
 def _networks(container: Container) -> Iterator[Network]:
@@ -77,11 +81,29 @@ def _networks(container: Container) -> Iterator[Network]:
     for prefix, family, inner in _recognised(shapes):
         averaged = container.averaged or any(map(says_averaged, prefix.split(".")))
         yield Network(prefix, family, inner, averaged)
-    for group in averaged_groups(shapes):
-        found = dotted(container.tensors, group)
+    for group, found in dotted(container.tensors).items():
         named = {name: tensor.shape for name, tensor in found.items()}
         for prefix, family, inner in _recognised(named):
             yield Network(f"{group}{prefix}", family, inner, averaged=True)
+
+
+def _check_elsewhere(checkpoint: Checkpoint) -> None:
+    """Check that networks are not in other state dicts than the selected one.
+
+    Raises:
+        ConfigError: some are.
+    """
+    fitting = [
+        name
+        for name, container in checkpoint.choices.items()
+        if not container.problem and any(_networks(container))
+    ]
+    if fitting:
+        raise ConfigError(
+            f"{checkpoint.container} of {checkpoint.path.name} holds no network of a "
+            "known family, and other state dicts of the file do; choose one with "
+            f"--container: {', '.join(map(show, fitting))}."
+        )
 
 
 def _recognised(shapes: Shapes) -> Iterator[tuple[str, Family, Shapes]]:
@@ -99,7 +121,7 @@ def _recognised(shapes: Shapes) -> Iterator[tuple[str, Family, Shapes]]:
             pending += [
                 (f"{prefix}{part}.", group)
                 for part, group in _grouped(inner).items()
-                if len(group) >= _LEAST_TENSORS
+                if len(group) >= LEAST_TENSORS
                 and (family is None or says_averaged(part))
             ]
 
@@ -166,7 +188,7 @@ def _check_decoder(
     base, prefix = _place(selected)
     if not prefix or (chosen is not None and chosen.family.name in _DECODERS):
         return
-    beside = whole(selected)
+    beside = selected.choices[base]
     stage = prefix.startswith("model.diffusion_model") and any(
         name.startswith("first_stage_model.") for name in beside.tensors
     )
@@ -212,6 +234,9 @@ def _notes(
     wrapper = f"{container.wrapper}{'' if prefix == NON_EMA else prefix}"
     if wrapper:
         yield f"prefix taken off the names of the tensors: {wrapper}"
+    for name, other in checkpoint.choices.items():
+        if other.problem:
+            yield f"not taken: {show(name)}, which {other.problem}"
     taken = {id(tensor.storage) for tensor in container.tensors.values()}
     left = [n for n, t in checkpoint.tensors.items() if id(t.storage) not in taken]
     if left and selected is not checkpoint:
@@ -237,5 +262,6 @@ def _of_similar_size(checkpoint: Checkpoint, selected: Checkpoint) -> list[str]:
         name
         for name, container in checkpoint.choices.items()
         if name not in (base, checkpoint.container)
+        and not container.problem
         and container.num_parameters >= least
     ]

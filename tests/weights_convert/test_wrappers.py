@@ -12,7 +12,8 @@ from tests.weights_convert.readers.pickles import ordered
 from tests.weights_convert.test_diffusers import CONFIG, _names
 from weights_convert.cli import main
 from weights_convert.families.base import ConfigError
-from weights_convert.readers import open_checkpoint
+from weights_convert.readers import CheckpointError, open_checkpoint
+from weights_convert.readers.average_names import dotted, without_averages
 from weights_convert.wrappers import find_network
 
 NAMES = list(_names())
@@ -260,6 +261,43 @@ def test_names_that_lose_their_dots_in_two_ways_are_not_guessed(tmp_path):
     assert "left out: " in notes[-1] and "model_ema" in notes[-1]
 
 
+class _Passes(dict):
+    """A dictionary that counts how often all of it is looked at."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+    def items(self):
+        self.passes += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("letters", ["p", "abcdefgh"])
+def test_many_groups_of_averages_take_no_more_passes_than_few(letters, tmp_path):
+    names = [f"m{i}.ema.{letter}" for i in range(500) for letter in letters]
+    save_file(dict.fromkeys(names, np.zeros(1)), tmp_path / "file")
+    tensors = open_checkpoint(tmp_path / "file").tensors
+    for some in (names[: 10 * len(letters)], names):
+        counted = _Passes({name: tensors[name] for name in some})
+        dotted(counted)
+        assert without_averages(counted) == {} and counted.passes < 8
+
+
+def test_many_modules_that_fit_no_averages_are_refused_in_time(tmp_path):
+    """Each group has names of every module, and shapes of its own."""
+    some = range(400)
+    tensors = {f"m{i}.{c}": np.zeros(1, np.int8) for i in some for c in "abcdefgh"}
+    tensors |= {
+        f"m{i}.ema.{c}": np.zeros(i + 2, np.int8) for i in some for c in "abcdefgh"
+    }
+    save_file(tensors, tmp_path / "file")
+    with pytest.raises(CheckpointError, match="more operations to read"):
+        find_network(open_checkpoint(tmp_path / "file"), {})
+
+
 def test_a_conversion_says_and_records_what_was_taken(tmp_path, capsys):
     shapes = _names()
     tensors = {f"ema.net.{n}": np.ones(s, np.float32) for n, s in shapes.items()}
@@ -276,10 +314,10 @@ def test_a_conversion_says_and_records_what_was_taken(tmp_path, capsys):
     assert line in capsys.readouterr().out
 
 
-def _schedule_file(tmp_path, betas):
+def _schedule_file(tmp_path, betas, name="betas"):
     shapes = _names()
     tensors = {f"denoise_fn.{n}": np.ones(s, np.float32) for n, s in shapes.items()}
-    save_file(tensors | {"betas": betas}, tmp_path / "file.safetensors")
+    save_file(tensors | {name: betas}, tmp_path / "file.safetensors")
     settings = CONFIG | {"scheduler": {"num_train_timesteps": 100}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     return str(tmp_path / "file.safetensors")
@@ -293,7 +331,9 @@ def _schedule_file(tmp_path, betas):
         (np.linspace(1e-4, 3e-2, 100), "100 from 0.0001 to 0.03"),
         (np.linspace(1e-4, 2e-2, 50), "50 from 0.0001 to 0.02"),
         (np.full(100, np.nan), "100 from nan to nan"),
-        (np.zeros(0), "none"),
+        (np.linspace(0.9, 0.99, 11), "11 from 0.9 to 0.99"),
+        (np.array([0.9, 0.999]), None),  # of an optimiser
+        (np.zeros(0), None),
     ],
 )
 def test_the_schedule_of_the_file_is_compared(betas, found, tmp_path, capsys):
@@ -303,6 +343,19 @@ def test_the_schedule_of_the_file_is_compared(betas, found, tmp_path, capsys):
     )
     said = capsys.readouterr().err
     assert not found or f"the file's own betas are {found}; the settings make" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    [("betas", True), ("superres.betas", False), ("denoise_fn2.betas", False)],
+)
+def test_the_schedule_of_another_network_is_not_compared(
+    name, compared, tmp_path, capsys
+):
+    file = _schedule_file(tmp_path, np.linspace(1e-3, 0.5, 100), name)
+    command = [file, "--container", ".:denoise_fn.", "--dry-run"]
+    assert main(command) == (2 if compared else 0)
+    assert ("file's own betas" in capsys.readouterr().err) == compared
 
 
 def test_nameless_averages_of_a_callback_are_named_by_the_model_of_the_file(tmp_path):
@@ -318,6 +371,32 @@ def test_nameless_averages_of_a_callback_are_named_by_the_model_of_the_file(tmp_
     assert "averaged weights" in notes[0] and "'state_dict'" in notes[0]
     again, _ = find_network(open_checkpoint(opened.path, found.container), {})
     assert again.container == found.container
+
+
+def test_averages_that_no_model_fits_are_told(tmp_path):
+    lists = {"ema": [np.ones(3)] * 9, "ema_losses": [np.array(0.5)]}
+    data = zip_file({"model": ordered(network(PLAIN, "net.")), **lists})
+    (tmp_path / "file").write_bytes(data)
+    found, notes = find_network(open_checkpoint(tmp_path / "file"), {})
+    assert found.container == "model:net."
+    lines = [note for note in notes if note.startswith("not taken: ")]
+    assert len(lines) == 1 and lines[0].startswith("not taken: 'ema', which holds")
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_a_network_beside_a_larger_stranger_is_named(prefix, tmp_path):
+    stranger = {f"convs.{i}.weight": np.ones(900) for i in range(9)}
+    model = network(PLAIN, prefix)
+    data = zip_file({"model": ordered(model), "discriminator": ordered(stranger)})
+    (tmp_path / "file").write_bytes(data)
+    opened = open_checkpoint(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"discriminator of .*--container: 'model'"):
+        find_network(opened, {})
+    found, _ = find_network(opened.select("model"), {})
+    assert set(found.tensors) == set(NAMES)
+    (tmp_path / "file").write_bytes(zip_file({"a": stranger, "b": stranger}))
+    opened = open_checkpoint(tmp_path / "file")
+    assert find_network(opened, {}).checkpoint is opened
 
 
 @pytest.mark.parametrize(

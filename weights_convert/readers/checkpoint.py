@@ -6,11 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from weights_convert.readers.average_names import (
-    averaged_groups,
-    dotted,
-    without_averages,
-)
+from weights_convert.readers.average_names import dotted, without_averages
 from weights_convert.readers.inert import Opaque, name_of
 from weights_convert.readers.tensors import CheckpointError, LazyTensor, show
 
@@ -63,9 +59,8 @@ class Container:
         """
         if name == NON_EMA:
             return replace(self, tensors=without_averages(self.tensors))
-        for group in averaged_groups(self.tensors):
-            averages = dotted(self.tensors, group) if name.startswith(group) else {}
-            if averages:
+        for group, averages in dotted(self.tensors).items():
+            if name.startswith(group):
                 found = replace(self, tensors=averages, averaged=True)
                 return found.below(name[len(group) :])
         return self.below(name)

@@ -17,7 +17,7 @@ from typing import Any
 
 from weights_convert.readers.arrays import tensor_of
 from weights_convert.readers.average_names import says_averaged
-from weights_convert.readers.averages import averages, named_by
+from weights_convert.readers.averages import averages, called_averages, named_by
 from weights_convert.readers.checkpoint import Checkpoint, Container
 from weights_convert.readers.machine import Budget
 from weights_convert.readers.modules import as_dict, container_of, is_module
@@ -69,8 +69,11 @@ def checkpoint_of(
         raise CheckpointError(
             f"{path} ({kind}) holds no dictionary of tensors; save a state dict."
         )
-    largest = max(container.num_parameters for container in choices.values())
-    candidates = [n for n, c in choices.items() if 2 * c.num_parameters >= largest]
+    # What is only called averages does not keep the model from being taken.
+    fitting = {n: c for n, c in choices.items() if c.averaged or not c.problem}
+    fitting = fitting or choices
+    largest = max(container.num_parameters for container in fitting.values())
+    candidates = [n for n, c in fitting.items() if 2 * c.num_parameters >= largest]
     # Python's max keeps the first of equals.
     best = max(
         reversed(candidates),
@@ -103,18 +106,19 @@ def _find(root: Any) -> Iterator[tuple[str, Container]]:
     nameless = []
     for place, value in _walk(root):
         container = _container(value, budget)
-        shadow = averages(value)
-        if shadow:
-            nameless.append((place, shadow))
+        shadow, called = averages(value), called_averages(place, value)
+        if shadow or called:
+            nameless.append((place, shadow or called, bool(shadow)))
         elif container.tensors:
             found[place] = container
             yield "/".join(place) or ".", container
-    for place, shadow in nameless:
+    for place, shadow, is_known in nameless:
         budget.spend(len(found))
-        beside = [found[other] for other in found if other[:-1] == place[:-1] and other]
         # Callbacks lie deeper than the model whose averages they keep.
-        models = beside or list(found.values())
-        yield "/".join(place) or ".", named_by(shadow, models, budget)
+        nearest = sorted(found, key=lambda other: not other or other[:-1] != place[:-1])
+        named = named_by(shadow, [found[other] for other in nearest], budget)
+        averaged = is_known or not named.problem
+        yield "/".join(place) or ".", replace(named, averaged=averaged)
 
 
 def _walk(root: Any) -> Iterator[tuple[Place, Any]]:

@@ -141,6 +141,58 @@ def test_averages_that_cannot_be_named_are_not_taken_silently(
     assert opened(_score_sde(shadow, model), container="model").tensors
 
 
+KEPT = {"decay": np.array(0.999), "steps": 7}
+LISTS = {
+    "optimizer_states/0/ema": {
+        "optimizer_states": [KEPT | {"opt": OPTIMISER, "ema": tuple(SHADOW)}]
+    },
+    "callbacks/EMA/ema_weights": {"callbacks": {"EMA": KEPT | {"ema_weights": SHADOW}}},
+    "ema": {"ema": SHADOW},
+    "ema_params": {"ema_params": SHADOW},
+    "ema/0.9999": {"ema": {"0.9999": SHADOW}},
+}
+
+
+@pytest.mark.parametrize("plain", ["state_dict", "model"])
+@pytest.mark.parametrize("place", LISTS)
+def test_lists_that_are_called_averages_get_the_names_of_the_model(
+    place, plain, opened
+):
+    for value in (
+        {plain: ordered(SCORE_MODEL)} | LISTS[place],
+        LISTS[place] | {plain: ordered(SCORE_MODEL)},
+    ):
+        checkpoint = opened(zip_file(value))
+        assert checkpoint.container == place
+        named = {"sigmas": FILTER, "a.w": TWOS, "a.b": TWOS[0], "filter": FROZEN}
+        assert_holds(checkpoint, named | {"b.w": TWOS.T})
+        assert checkpoint.choices[place].averaged
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ema_losses", [np.array(0.5)] * 3),
+        ("ema", [*SHADOW, "text"]),
+        ("weights", SHADOW),
+        ("non_ema", SHADOW),
+    ],
+)
+def test_other_lists_are_no_averages(key, value, opened):
+    checkpoint = opened(zip_file({"model": ordered(SCORE_MODEL), key: value}))
+    assert list(checkpoint.choices) == ["model"]
+
+
+def test_lists_that_are_called_averages_and_fit_nothing_are_left(opened):
+    large = [np.ones((9, 9))] * 3
+    checkpoint = opened(zip_file({"model": ordered(SCORE_MODEL), "ema": large}))
+    assert checkpoint.container == "model"
+    with pytest.raises(CheckpointError, match="no state dict beside it fits"):
+        checkpoint.select("ema")
+    with pytest.raises(CheckpointError, match="no state dict beside it fits"):
+        opened(zip_file({"ema": large}))
+
+
 def test_long_lists_of_choices_are_shortened(opened):
     value = {f"net {i}": MODEL for i in range(40)}
     with pytest.raises(CheckpointError, match=r"'net 11', \.{4}$"):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from diffctl.diffusion import Estimate, NoiseGrid, Renoise, ddpm
 from diffctl.numerics.normal import standard_normal
-from diffctl.numerics.safe import root_of_difference, safe_sqrt
+from diffctl.numerics.safe import safe_sqrt
 from diffctl.pytree import pytree_dataclass, static
 from diffctl.solvers.monte_carlo.accounting import Accounting, Filter, KnownPath
 from diffctl.solvers.monte_carlo.observation import Observation, noisier_than_data
@@ -34,7 +34,7 @@ def known_path(key: jax.Array, grid: NoiseGrid, data: SpectralData) -> Observati
     upwards: b = y_i + noise of variance s^2 - e_i^2, with independent increments.
     """
     sigma, std = grid.sigma[:, None], data.std[None, :]
-    variance = root_of_difference(sigma, std) ** 2
+    variance = jnp.maximum((sigma - std) * (sigma + std), 0)
     gaps = variance - jnp.append(variance[1:], jnp.zeros_like(variance[:1]), axis=0)
     increments = safe_sqrt(gaps) * standard_normal(key, variance)
     path = data.y[None, :] + jnp.cumsum(increments[::-1], axis=0)[::-1]
